@@ -1,0 +1,351 @@
+"""Run configurations: YAML merged by OmegaConf, then validated strictly into typed sections.
+
+Every error is reported at once, with its dotted path, what was found and the nearest known key. Nothing here loads
+torch; the arguments under `train.args` are checked by `lpo.run`, which knows the trainer's own fields.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lpo.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys refused. The text under a field is its documentation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PromptsConfig(Section):
+    """Where writing tasks come from."""
+
+    path: str = "builtin"
+    """`builtin` (the project's own set), a .jsonl file, or `hub:<dataset>[:split]` for a dataset of the hub."""
+    limit: int | None = Field(default=None, gt=0)
+    """Build from at most this many prompts (of the build split)."""
+    language: Literal["any", "en", "zh"] = "any"
+    """Keep prompts of one language only."""
+    max_words: int | None = Field(default=None, gt=0)
+    """Keep prompts that ask for at most this many words."""
+    held_out_path: str | None = None
+    """Evaluate on this file; by default every fourth prompt of the set is held out."""
+
+
+class SamplingConfig(Section):
+    """How text is drawn."""
+
+    temperature: float = Field(default=0.7, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    """0 keeps all tokens."""
+    repetition_penalty: float = Field(default=1.0, gt=0)
+
+
+class Prices(Section):
+    """Prices per million tokens, in one currency of your choice."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+
+
+class ModelConfig(Section):
+    """A language model and the back end that runs it."""
+
+    backend: Literal["transformers", "openai"] = "transformers"
+    model: str = "demo:gemma-3-270m"
+    """`demo:gemma-3-270m`, a Hugging Face name, a local folder, or the name a server knows the model by."""
+    revision: str | None = None
+    """Commit or tag of a Hugging Face model."""
+    chat_template: str = "tokenizer"
+    """`tokenizer` (its own), `plain` (shipped here, for base models) or a file. Never guessed. Transformers only."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Transformers only; `auto` is float32 on CPU, bfloat16 elsewhere."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Transformers only."""
+    batch_size: int = Field(default=16, gt=0)
+    """Sequences in one forward pass. Transformers only."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Recorded in the manifest."""
+    base_url: str | None = None
+    """Address of an OpenAI-compatible server."""
+    endpoint: str | None = None
+    """A name for the server in the journal, so that the same server on another port is the same; default: the model."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key. The key itself is written nowhere."""
+    api: Literal["chat", "completions"] = "chat"
+    """Which interface of the server writes text. Continuing a partial answer needs `completions`, or a server that
+    continues the final message (vLLM, SGLang)."""
+    max_concurrency: int = Field(default=32, gt=0)
+    """Calls in flight at once."""
+    timeout: float = Field(default=300.0, gt=0)
+    """Seconds for one attempt."""
+    deadline: float = Field(default=1800.0, gt=0)
+    """Seconds for one call with all its attempts."""
+    prices: Prices | None = None
+    sampling: SamplingConfig = SamplingConfig()
+
+    @model_validator(mode="after")
+    def _server_needs_address(self) -> ModelConfig:
+        if self.backend == "openai" and not self.base_url:
+            raise ValueError("backend 'openai' needs base_url")
+        return self
+
+
+class JudgeConfig(ModelConfig):
+    """The model that judges; by default the policy's."""
+
+    method: Literal["expected_grade", "json"] = "expected_grade"
+    """`expected_grade` reads the next-token probabilities of the grades (any local model); `json` asks a chat model."""
+    max_tokens: int = Field(default=1024, gt=0)
+    """Room for the reply of a `json` judge."""
+    templates: str | None = None
+    """A folder whose files replace the shipped judge prompts of the same name."""
+
+
+class RewardConfig(Section):
+    """Weights of the scorers; each score is put on 0–1 first. A weight of 0 leaves a scorer out."""
+
+    judge: float = Field(default=1.0, ge=0)
+    length: float = Field(default=0.0, ge=0)
+    """S_l of the text so far, against the share of the target its depth should have reached."""
+    repetition: float = Field(default=0.0, ge=0)
+    """One minus the share of repeated n-grams."""
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> RewardConfig:
+        if not (self.judge or self.length or self.repetition):
+            raise ValueError("at least one scorer needs a weight above zero")
+        return self
+
+
+class BuildConfig(Section):
+    """How preference pairs are built."""
+
+    method: Literal["longdpo"] = "longdpo"
+    branching: int = Field(default=4, ge=2)
+    """Candidates per layer (K)."""
+    depth: int = Field(default=4, ge=1)
+    """Layers at most."""
+    step_tokens: int = Field(default=2048, ge=8)
+    """Token budget of a step."""
+    boundary: Literal["sentence", "tokens"] = "sentence"
+    """Cut a step at the last paragraph or sentence end within the budget, or exactly at the budget."""
+    min_margin: float = Field(default=0.01, gt=0)
+    """Smallest difference of scores (0–1) that makes a pair."""
+    rejected: Literal["random", "worst"] = "random"
+    """Which sibling is rejected: any (the paper) or the lowest-scored."""
+    max_unscored: Fraction = 0.2
+    """Stop when a larger share of judgements has no score."""
+    stability_check: bool = True
+    """Judge the first layer's candidates once more under a reworded rubric and report how stable the ranking is."""
+    concurrency: int = Field(default=32, gt=0)
+    """Prompts worked on at once."""
+    reward: RewardConfig = RewardConfig()
+
+
+class PeftConfig(Section):
+    """LoRA. Leave the section out (`peft: null`) to train in full."""
+
+    r: int = Field(default=16, gt=0)
+    alpha: int = Field(default=32, gt=0)
+    dropout: Fraction = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+class TrainConfig(Section):
+    """How the policy is trained."""
+
+    trainer: Literal["step_dpo"] = "step_dpo"
+    peft: PeftConfig | None = None
+    eval_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of groups (documents) whose pairs are held out from training to choose the best checkpoint."""
+    early_stopping_patience: int | None = Field(default=None, gt=0)
+    """Stop after this many evaluations without a better loss on held-out pairs."""
+    sample_prompts: int = Field(default=2, ge=0)
+    """Write texts for this many held-out prompts during training (before, and at every evaluation)."""
+    sample_tokens: int = Field(default=128, gt=0)
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Any field of StepDPOConfig, i.e. of TrainingArguments, `beta`, `loss_type`, `max_length`, ..."""
+
+
+class EvalConfig(Section):
+    """How base and trained model are measured on held-out prompts."""
+
+    suites: tuple[Literal["held_out"], ...] = ("held_out",)
+    limit: int | None = Field(default=None, gt=0)
+    """At most this many held-out prompts."""
+    max_words: int | None = Field(default=None, gt=0)
+    """Only held-out prompts that ask for at most this many words."""
+    max_tokens: int = Field(default=1024, gt=0)
+    """Room for one answer."""
+    sampling: SamplingConfig = SamplingConfig(temperature=0.5)
+    judge: bool = True
+    """Also let the judge score the answers."""
+    bootstrap: int = Field(default=2000, ge=100)
+    """Resamples behind each interval."""
+
+
+class RunConfig(Section):
+    """A whole experiment."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the run directory."""
+    runs_dir: str = "runs"
+    seed: int = Field(default=0, ge=0)
+    prompts: PromptsConfig = PromptsConfig()
+    policy: ModelConfig = ModelConfig()
+    judge: JudgeConfig | None = None
+    """None: the policy judges by expected grade."""
+    build: BuildConfig = BuildConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the run lives."""
+        return Path(self.runs_dir) / self.name
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One thing wrong with a configuration."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        """`path: message`."""
+        return f"{self.path}: {self.message}"
+
+
+def raise_issues(issues: Sequence[Issue], source: str) -> None:
+    """Raise one `ConfigError` that lists every issue.
+
+    Raises:
+        ConfigError: There is at least one issue.
+    """
+    if issues:
+        count = "1 error" if len(issues) == 1 else f"{len(issues)} errors"
+        lines = "\n".join(f"  {issue}" for issue in issues)
+        raise ConfigError(f"{count} in the configuration\n{lines}", where=source,
+                          mend="mend these keys; docs/configuration.md lists every key")
+
+
+def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a YAML file and merge `key.sub=value` overrides into it.
+
+    Raises:
+        ConfigError: The file is missing, is no YAML mapping, or repeats a key; or an override has no `=`.
+    """
+    if not path.is_file():
+        raise ConfigError("no such file", where=str(path), mend="give a YAML file, or a recipe named by `lpo recipes`")
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"{override!r} is not of the form key=value", where="command line",
+                              mend="for example: build.depth=2")
+    try:
+        text = path.read_text(encoding="utf-8")
+        _refuse_environment(" ".join([text, *overrides]), str(path))
+        _refuse_repeated_keys(yaml.compose(text, Loader=yaml.SafeLoader), str(path))
+        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        values = OmegaConf.to_container(merged, resolve=True)
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise ConfigError(f"not a usable YAML file: {' '.join(str(error).split())}", where=str(path),
+                          mend="see configs/quickstart.yaml for a working example") from None
+    if not isinstance(values, dict) or not values:
+        raise ConfigError("the file is empty or not a mapping", where=str(path),
+                          mend="see configs/quickstart.yaml for a working example")
+    return cast(dict[str, Any], values)
+
+
+def _refuse_environment(text: str, source: str) -> None:
+    """A resolved environment variable would be written into the run directory; secrets are named, never resolved."""
+    if "oc.env" in text:
+        raise ConfigError("environment variables are not resolved in configurations", where=source,
+                          mend="name the variable instead, for example api_key_env: MY_KEY")
+
+
+def _refuse_repeated_keys(node: yaml.Node | None, source: str, depth: int = 0) -> None:
+    """YAML readers keep the last of two equal keys without a word; a config must not. Nor may aliases nest deeply."""
+    if depth > 20:
+        raise ConfigError("nested more than 20 levels deep", where=source, mend="flatten it; aliases count as levels")
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in cast("list[tuple[yaml.Node, yaml.Node]]", node.value):
+            name = str(key.value)
+            if name in seen:
+                line = key.start_mark.line + 1
+                raise ConfigError(f"the key {name!r} stands twice", where=f"{source}:{line}", mend="keep one of them")
+            seen.add(name)
+            _refuse_repeated_keys(value, source, depth + 1)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in cast("list[yaml.Node]", node.value):
+            _refuse_repeated_keys(item, source, depth + 1)
+
+
+def validate(values: dict[str, Any]) -> tuple[RunConfig | None, list[Issue]]:
+    """Validate merged values.
+
+    Returns:
+        The configuration, or None with every issue found.
+    """
+    try:
+        return RunConfig.model_validate(values), []
+    except ValidationError as error:
+        return None, [_issue(dict(detail)) for detail in error.errors()]
+
+
+def _issue(detail: dict[str, Any]) -> Issue:
+    location = [str(part) for part in detail["loc"]]
+    path = ".".join(location) or "(top level)"
+    if detail["type"] == "extra_forbidden":
+        return Issue(path, "unknown key" + suggestion(location[-1], known_keys(location[:-1])))
+    if detail["type"] == "missing":
+        return Issue(path, "missing")
+    found: object = detail.get("input")
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if isinstance(found, (dict, list)):
+        return Issue(path, message)
+    return Issue(path, f"{message}, got {found!r}")
+
+
+def suggestion(key: str, known: Iterable[str]) -> str:
+    """` (did you mean 'depth'?)`, or the known keys when none is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+    if near:
+        return f" (did you mean {near[0]!r}?)"
+    return f" (known: {', '.join(names)})" if names else ""
+
+
+def known_keys(path: Sequence[str]) -> list[str]:
+    """The keys a section knows, by its dotted path."""
+    model: type[BaseModel] | None = RunConfig
+    for part in path:
+        field = model.model_fields.get(part) if model else None
+        model = _section_of(field.annotation) if field else None
+    return list(model.model_fields) if model else []
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The configuration as resolved, for the run directory."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

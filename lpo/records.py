@@ -1,0 +1,204 @@
+"""The one vocabulary everything speaks: prompts, search trees, judgements, preference pairs, usage.
+
+All records are frozen, refuse unknown fields, and are stored as JSON lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Record(BaseModel):
+    """Base of everything that is stored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain JSON values."""
+        return self.model_dump(mode="json")
+
+
+class Message(Record):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+Dialogue = str | tuple[Message, ...]
+"""A prompt: messages, rendered by the chat template; or a string, which is plain text and never templated."""
+
+
+def fingerprint(value: object, length: int = 16) -> str:
+    """A short stable hash of JSON values.
+
+    Args:
+        value: JSON values, or records.
+        length: How many hexadecimal digits to keep.
+    """
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} is not a JSON value")
+
+
+class Prompt(Record):
+    """A writing task."""
+
+    id: str
+    prompt: Dialogue
+    context: str | None = None
+    """A long document the answer is about."""
+    target_words: int | None = Field(default=None, gt=0)
+    """The length asked for, in words (Chinese: characters)."""
+    meta: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def request(self) -> str:
+        """What the user asks for, as text: the string itself, or the user turns of the conversation."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        return "\n\n".join(message.content for message in self.prompt if message.role == "user")
+
+
+class Judgement(Record):
+    """What a scorer says of one text: scores by dimension, or `unscored` with the reason. Never both."""
+
+    scorer: str
+    """Name of the scorer, as it appears in reports."""
+    overall: float | None = None
+    """The score used for ranking, higher is better; None when unscored."""
+    scores: dict[str, float] = Field(default_factory=dict[str, float])
+    """The score of each dimension."""
+    unscored: str | None = None
+    """Why there is no score: `cut`, `empty`, `refused`, `unparsable`, `out_of_range`, ..."""
+    parts: dict[str, Any] = Field(default_factory=dict)
+    """What the score was made from (grade distributions, counts, the judge's words), as JSON values."""
+
+    @model_validator(mode="after")
+    def _scored_or_not(self) -> Judgement:
+        if (self.overall is None) == (self.unscored is None):
+            raise ValueError("a judgement has either an overall score or a reason why it is unscored")
+        return self
+
+
+class Usage(Record):
+    """What model calls took."""
+
+    calls: int = 0
+    """Calls that reached a model."""
+    cached: int = 0
+    """Calls answered from the journal."""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    seconds: float = 0.0
+    cost: float | None = None
+    """In the currency of the configured prices; None when no prices are given."""
+
+    def __add__(self, other: Usage) -> Usage:
+        costs = [cost for cost in (self.cost, other.cost) if cost is not None]
+        return Usage(
+            calls=self.calls + other.calls,
+            cached=self.cached + other.cached,
+            tokens_in=self.tokens_in + other.tokens_in,
+            tokens_out=self.tokens_out + other.tokens_out,
+            seconds=self.seconds + other.seconds,
+            cost=sum(costs) if costs else None,
+        )
+
+
+class SearchNode(Record):
+    """One candidate step of a search tree; the root is the empty text."""
+
+    id: str
+    """Path from the root: `0` is the root, `0.2` its third child, `0.2.1` that one's second child."""
+    parent: str | None
+    depth: int
+    """0 for the root, 1 for first steps."""
+    text: str
+    """The step's own text; the text so far is the concatenation along the path, nothing in between."""
+    ends: bool = False
+    """Does the answer end with this step (the policy ended its turn)?"""
+    tokens: int = 0
+    mean_logprob: float | None = None
+    """Mean log-probability of the sampled tokens, in nats."""
+    judgement: Judgement | None = None
+    role: Literal["root", "chosen", "rejected", "unused"] = "unused"
+    """What became of the node in its layer's pair."""
+    note: str | None = None
+    """Why the node was set aside (`duplicate of 0.1`, `empty`, ...)."""
+
+
+class SearchTree(Record):
+    """Everything a search saw for one prompt: pairs can be derived from it again without a call."""
+
+    id: str
+    prompt: Prompt
+    method: str
+    seed: int
+    nodes: tuple[SearchNode, ...]
+
+
+class PairScores(Record):
+    """The judgements of both sides of a pair."""
+
+    chosen: Judgement
+    rejected: Judgement
+
+
+class PreferencePair(Record):
+    """Two continuations of one prefix, one preferred to the other."""
+
+    id: str
+    group: str
+    """Pairs of one document share it: they are kept together."""
+    prompt: Dialogue
+    prefix: str = ""
+    """Text of the assistant turn that both sides share; may be empty."""
+    chosen: str
+    rejected: str
+    chosen_ends: bool = True
+    """Does the chosen side finish the answer, i.e. is the end of the turn scored after it?"""
+    rejected_ends: bool = True
+    step: int = 0
+    """0-based."""
+    margin: float | None = None
+    """Score of chosen minus score of rejected, on the scorer's scale."""
+    scores: PairScores | None = None
+    method: str = "given"
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+class Reason(StrEnum):
+    """Why a row was rejected. Each rejected row carries one, and the counts are printed."""
+
+    TIE = "tie"
+    SMALL_MARGIN = "small_margin"
+    EQUAL_TEXTS = "equal_texts"
+    EMPTY = "empty"
+    TOO_FEW_CANDIDATES = "too_few_candidates"
+    UNSCORED = "unscored"
+    REQUEST_REJECTED = "request_rejected"
+    TOO_LONG = "too_long"
+    NOTHING_TO_SCORE = "nothing_to_score"
+    TEMPLATE = "template"
+    """The chat template does not keep the rendered prompt as the beginning of the rendered row."""
+    MALFORMED = "malformed"
+
+
+class RejectedRow(Record):
+    """A row that was dropped, and why."""
+
+    stage: Literal["prompts", "build", "train", "eval"]
+    id: str
+    reason: Reason
+    detail: str = ""
