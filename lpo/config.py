@@ -40,7 +40,10 @@ class PromptsConfig(Section):
     max_words: int | None = Field(default=None, gt=0)
     """Keep prompts that ask for at most this many words."""
     held_out_path: str | None = None
-    """Evaluate on this file; by default every fourth prompt of the set is held out."""
+    """Evaluate on this file; by default one prompt in four, by the hash of its text, is held out."""
+    plain_text: bool = False
+    """Leave prompts given as text as they are, to be continued word by word, instead of making each the user's turn
+    of a conversation."""
 
 
 class SamplingConfig(Section):
@@ -277,22 +280,38 @@ def _refuse_environment(text: str, source: str) -> None:
                           mend="name the variable instead, for example api_key_env: MY_KEY")
 
 
-def _refuse_repeated_keys(node: yaml.Node | None, source: str, depth: int = 0) -> None:
-    """YAML readers keep the last of two equal keys without a word; a config must not. Nor may aliases nest deeply."""
-    if depth > 20:
-        raise ConfigError("nested more than 20 levels deep", where=source, mend="flatten it; aliases count as levels")
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in cast("list[tuple[yaml.Node, yaml.Node]]", node.value):
-            name = str(key.value)
-            if name in seen:
-                line = key.start_mark.line + 1
-                raise ConfigError(f"the key {name!r} stands twice", where=f"{source}:{line}", mend="keep one of them")
-            seen.add(name)
-            _refuse_repeated_keys(value, source, depth + 1)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in cast("list[yaml.Node]", node.value):
-            _refuse_repeated_keys(item, source, depth + 1)
+def _refuse_repeated_keys(root: yaml.Node | None, source: str) -> None:
+    """YAML readers keep the last of two equal keys without a word; a config must not.
+
+    Aliases are one node that stands in several places: nodes already seen are skipped, and a file whose aliases
+    would unfold into a huge one is refused.
+    """
+    sizes: dict[int, int] = {}
+
+    def unfolded_size(node: yaml.Node) -> int:
+        if id(node) in sizes:
+            return sizes[id(node)]
+        sizes[id(node)] = 10_001  # an alias inside its own anchor finds this
+        total = 1
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in cast("list[tuple[yaml.Node, yaml.Node]]", node.value):
+                name = str(key.value)
+                if name in seen:
+                    raise ConfigError(f"the key {name!r} stands twice", where=f"{source}:{key.start_mark.line + 1}",
+                                      mend="keep one of them")
+                seen.add(name)
+                total += unfolded_size(value)
+        elif isinstance(node, yaml.SequenceNode):
+            total += sum(unfolded_size(item) for item in cast("list[yaml.Node]", node.value))
+        if total > 10_000:
+            raise ConfigError("the aliases of this file unfold into more than 10,000 values", where=source,
+                              mend="write the values out, or use fewer aliases")
+        sizes[id(node)] = total
+        return total
+
+    if root is not None:
+        unfolded_size(root)
 
 
 def validate(values: dict[str, Any]) -> tuple[RunConfig | None, list[Issue]]:

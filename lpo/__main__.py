@@ -1,0 +1,5 @@
+"""`python -m lpo`."""
+
+from lpo.cli import main
+
+main()

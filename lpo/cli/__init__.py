@@ -1,0 +1,5 @@
+"""The `lpo` command."""
+
+from lpo.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,151 @@
+"""Commands. Each one reads its arguments and calls the floor below; nothing is computed here."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lpo import __version__
+from lpo.errors import ExitCode, LpoError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lpo.run.directory import Stage
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Make language models better long-form writers: prompts -> preference pairs -> training -> scores -> report.",
+    epilog="Exit codes: 0 done, 1 unforeseen, 2 wrong configuration or data, 3 every row was rejected, 4 the run "
+           "directory is in use, 5 a model or server cannot be used, 6 a self-check failed, 130 interrupted.",
+)
+
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a recipe (`lpo recipes`).")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Change settings: build.depth=2")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
+Redo = Annotated[str | None, typer.Option("--redo", metavar="STAGE", help="Make a stage and those after it again: "
+                                          "build, train or eval. Finished model calls are reused.")]
+
+
+@app.callback(invoke_without_command=True)
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(config: Config, overrides: Overrides = None, redo: Redo = None, debug: Debug = False) -> None:
+    """Do every stage: build, train, eval, report. Complete stages are skipped; kill it and start it again."""
+    _work(config, overrides, ("build", "train", "eval"), redo)
+
+
+@app.command()
+def build(config: Config, overrides: Overrides = None, redo: Redo = None, debug: Debug = False) -> None:
+    """Turn prompts into preference pairs."""
+    _work(config, overrides, ("build",), redo)
+
+
+@app.command()
+def train(config: Config, overrides: Overrides = None, redo: Redo = None, debug: Debug = False) -> None:
+    """Train on the pairs of a finished build."""
+    _work(config, overrides, ("train",), redo)
+
+
+@app.command("eval")
+def evaluate(config: Config, overrides: Overrides = None, redo: Redo = None, debug: Debug = False) -> None:
+    """Measure base and trained model on held-out prompts."""
+    _work(config, overrides, ("eval",), redo)
+
+
+@app.command()
+def report(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or its name under runs/.")],
+           debug: Debug = False) -> None:
+    """Write the report page of a run again."""
+    from lpo.errors import DataError
+    from lpo.run.directory import RunDirectory
+    from lpo.run.pipeline import write_report
+    from lpo.run.progress import Reporter
+
+    path = next((path for path in (Path(run), Path("runs") / run) if (path / "config.yaml").is_file()), None)
+    if path is None:
+        raise DataError("no such run", where=run, mend="give a run directory: it holds a config.yaml")
+    write_report(RunDirectory(path), Reporter())
+
+
+@app.command()
+def check(config: Config, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Find every error of a configuration, then say what the run will take. Loads no weights, makes no calls."""
+    from lpo.run.forecast import forecast
+    from lpo.run.pipeline import load_config
+
+    for line in forecast(load_config(config, overrides or ())).lines():
+        typer.echo(line)
+
+
+@app.command()
+def recipes() -> None:
+    """List the configurations that come with lpo."""
+    from lpo.configs import recipes as shipped
+
+    for name, summary in shipped().items():
+        typer.echo(f"{name:<14} {summary}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what is missing, and the command that mends it."""
+    from lpo.run.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        typer.echo(str(finding))
+    if not all(finding.ok or finding.optional for finding in findings):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _work(source: str, overrides: Sequence[str] | None, stages: Sequence[str], redo: str | None) -> None:
+    from lpo.run.directory import Stage
+    from lpo.run.pipeline import load_config
+    from lpo.run.pipeline import run as run_stages
+    from lpo.run.progress import Reporter
+
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+    chosen = tuple(Stage(stage) for stage in stages)
+    run_stages(load_config(source, overrides or ()), chosen, Reporter(), redo=_stage(redo))
+
+
+def _stage(name: str | None) -> Stage | None:
+    from lpo.errors import ConfigError
+    from lpo.run.directory import Stage
+
+    if name is None:
+        return None
+    if name not in tuple(Stage):
+        raise ConfigError(f"there is no stage {name!r}", where="--redo", mend=f"one of: {', '.join(Stage)}")
+    return Stage(name)
+
+
+def main() -> None:
+    """Entry point: errors become one line of cause and one line of mend, and an exit code."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        app(standalone_mode=True)
+    except LpoError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        sys.exit(ExitCode.INTERRUPTED)
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: {type(error).__name__}: {error}\n  -> unforeseen: run again with --debug for the traceback",
+              file=sys.stderr)
+        sys.exit(ExitCode.FAILED)

@@ -1,0 +1,160 @@
+"""Front to back: load the configuration, take the run directory, do the stages that are not complete."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from lpo.config import RunConfig, raise_issues, read_yaml, validate
+from lpo.errors import DataError
+from lpo.llm.journal import Journal
+from lpo.prompts import PromptSet, load_prompts, overlap
+from lpo.records import fingerprint
+from lpo.run import environment
+from lpo.run.directory import RunDirectory, Stage, identity_hash
+from lpo.run.logs import log_to
+from lpo.run.models import Models
+from lpo.run.progress import Reporter
+
+Result = TypeVar("Result")
+log = logging.getLogger("lpo.run")
+
+
+def load_config(source: str, overrides: Sequence[str] = (), *, check_training: bool = True) -> RunConfig:
+    """Read and validate a configuration; every error at once.
+
+    Args:
+        source: A YAML file, or the name of a shipped recipe.
+        overrides: `key.sub=value`.
+        check_training: Also compare `train.args` with the trainer's fields (this loads torch).
+
+    Raises:
+        ConfigError: Something is wrong; the message lists all of it.
+    """
+    from lpo.configs import recipe_path
+
+    path = recipe_path(source) or Path(source)
+    config, issues = validate(read_yaml(path, overrides))
+    if config is not None and check_training and config.train.args:
+        from lpo.run.training import check_arguments
+
+        issues = check_arguments(config.train)
+    raise_issues(issues, str(path))
+    assert config is not None
+    return config
+
+
+def run(config: RunConfig, stages: Sequence[Stage], reporter: Reporter, *, redo: Stage | None = None) -> RunDirectory:
+    """Do the given stages, skipping those that are complete, and write the report.
+
+    Raises:
+        LpoError: With the exit code that fits.
+    """
+    prompts = load_prompts(config.prompts)
+    check_prompts(prompts)
+    directory = RunDirectory(config.run_dir)
+    with directory.locked(), log_to(directory / "log.jsonl", config):
+        directory.adopt(config, fingerprint([prompt.to_json() for prompt in (*prompts.build, *prompts.held_out)]), redo)
+        directory.update_manifest(**environment.describe())
+        for stage in stages:
+            _do(stage, config, prompts, directory, reporter)
+        write_report(directory, reporter)
+    return directory
+
+
+def check_prompts(prompts: PromptSet) -> None:
+    """Refuse prompt sets nothing honest can be done with.
+
+    Raises:
+        DataError: No prompt to build from, or a prompt stands in both parts.
+    """
+    if not prompts.build:
+        raise DataError("there is no prompt to build from", where="prompts",
+                        mend="check prompts.path and the filters (limit, language, max_words)")
+    shared = overlap(prompts.build, prompts.held_out)
+    if shared:
+        raise DataError(f"{len(shared)} prompts stand in both the build and the held-out part, first: {shared[0]}",
+                        where="prompts", mend="remove them from one of the two")
+
+
+def write_report(directory: RunDirectory, reporter: Reporter) -> Path:
+    """Write the page of a run from whatever stages are there."""
+    from lpo.report import write_report as write_page
+
+    page = write_page(directory.path)
+    reporter.say(f"report: {page}")
+    return page
+
+
+def _do(stage: Stage, config: RunConfig, prompts: PromptSet, directory: RunDirectory, reporter: Reporter) -> None:
+    if directory.is_complete(stage):
+        reporter.say(f"{stage}: already complete")
+        return
+    identity = identity_hash(config, directory.manifest["prompts_hash"], stage)
+    attempts = (directory.stage_entry(stage) or {}).get("attempts", 0) + 1
+    directory.mark(stage, status="started", identity=identity, attempts=attempts)
+    log.info("%s started", stage)
+    start = time.monotonic()
+    _WORK[stage](config, prompts, directory, reporter)
+    directory.mark(stage, status="complete", identity=identity, attempts=attempts, finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                   seconds=round(time.monotonic() - start, 1), peak_memory_mb=environment.peak_memory_mb())
+    directory.update_manifest(hardware=environment.hardware())
+    log.info("%s complete", stage)
+
+
+def _build(config: RunConfig, prompts: PromptSet, directory: RunDirectory, reporter: Reporter) -> None:
+    from lpo.run.building import build
+
+    with_models(directory, reporter, lambda models: build(config, prompts, directory, models, reporter))
+
+
+def _train(config: RunConfig, prompts: PromptSet, directory: RunDirectory, reporter: Reporter) -> None:
+    from lpo.run.training import train
+
+    directory.require(Stage.BUILD)
+    train(config, prompts.held_out, directory, reporter)
+
+
+def _evaluate(config: RunConfig, prompts: PromptSet, directory: RunDirectory, reporter: Reporter) -> None:
+    from lpo.run.evaluating import evaluate
+
+    directory.require(Stage.TRAIN)
+    with_models(directory, reporter, lambda models: evaluate(config, prompts, directory, models, reporter))
+
+
+_WORK: dict[Stage, Callable[[RunConfig, PromptSet, RunDirectory, Reporter], None]] = {
+    Stage.BUILD: _build, Stage.TRAIN: _train, Stage.EVAL: _evaluate,
+}
+
+
+def with_models(directory: RunDirectory, reporter: Reporter, work: Callable[[Models], Awaitable[Result]]) -> Result:
+    """Run asynchronous work over the run's models and journal.
+
+    The first Ctrl-C lets calls in flight finish and be stored; the second one ends the process.
+    """
+
+    async def body() -> Result:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def on_interrupt() -> None:
+            loop.remove_signal_handler(signal.SIGINT)
+            reporter.say("stopping: waiting for the calls in flight (Ctrl-C again to stop at once)")
+            stop.set()
+
+        loop.add_signal_handler(signal.SIGINT, on_interrupt)
+        journal = Journal(directory / "journal.sqlite")
+        models = Models(journal, stop)
+        try:
+            return await work(models)
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+            await models.close()
+            journal.close()
+
+    return asyncio.run(body())
