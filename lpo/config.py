@@ -261,7 +261,7 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         _refuse_environment(" ".join([text, *overrides]), str(path))
-        _refuse_repeated_keys(yaml.compose(text, Loader=yaml.SafeLoader), str(path))
+        _refuse_repeated_keys(_compose(text), str(path))
         merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
         values = OmegaConf.to_container(merged, resolve=True)
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
@@ -271,6 +271,10 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise ConfigError("the file is empty or not a mapping", where=str(path),
                           mend="see configs/quickstart.yaml for a working example")
     return cast(dict[str, Any], values)
+
+
+def _compose(text: str) -> yaml.Node | None:
+    return cast("yaml.Node | None", yaml.compose(text, Loader=yaml.SafeLoader))  # pyright: ignore[reportUnknownMemberType]
 
 
 def _refuse_environment(text: str, source: str) -> None:

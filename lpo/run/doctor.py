@@ -103,7 +103,8 @@ def _devices() -> Finding:
         return Finding("devices", True, names)
     if torch.backends.mps.is_available():
         return Finding("devices", True, "Apple MPS (not tried by us)")
-    return Finding("devices", True, f"CPU only, {torch.get_num_threads()} threads: small models work, large ones take long")
+    threads = torch.get_num_threads()
+    return Finding("devices", True, f"CPU only, {threads} threads: small models work, large ones take long")
 
 
 def _memory() -> Finding:

@@ -68,7 +68,8 @@ class Forecast:
             lines.append("prompt tokens: median {}, 90 % below {}, longest {}".format(*self.prompt_tokens))
         lines.append(f"calls, at most: {work.policy_calls} by the policy, {work.judge_calls} by the judge, "
                      f"{work.eval_calls} in the evaluation")
-        lines.append(f"tokens, at most: {work.written:,} written, {work.read:,} read, {work.trained:,} in training rows")
+        lines.append(f"tokens, at most: {work.written:,} written, {work.read:,} read, "
+                     f"{work.trained:,} in training rows")
         if self.cost is not None:
             lines.append(f"cost, at most: {self.cost:.2f} (by the configured prices)")
         if self.memory_gb is not None:

@@ -101,8 +101,9 @@ def _do(stage: Stage, config: RunConfig, prompts: PromptSet, directory: RunDirec
     log.info("%s started", stage)
     start = time.monotonic()
     _WORK[stage](config, prompts, directory, reporter)
-    directory.mark(stage, status="complete", identity=identity, attempts=attempts, finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                   seconds=round(time.monotonic() - start, 1), peak_memory_mb=environment.peak_memory_mb())
+    directory.mark(stage, status="complete", identity=identity, attempts=attempts,
+                   finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"), seconds=round(time.monotonic() - start, 1),
+                   peak_memory_mb=environment.peak_memory_mb())
     directory.update_manifest(hardware=environment.hardware())
     log.info("%s complete", stage)
 
