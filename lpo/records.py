@@ -184,6 +184,8 @@ class Reason(StrEnum):
     TIE = "tie"
     SMALL_MARGIN = "small_margin"
     EQUAL_TEXTS = "equal_texts"
+    DUPLICATE = "duplicate"
+    """The same prompt stands earlier in the file."""
     EMPTY = "empty"
     TOO_FEW_CANDIDATES = "too_few_candidates"
     UNSCORED = "unscored"
