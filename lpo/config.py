@@ -50,23 +50,29 @@ class SamplingConfig(Section):
     """How text is drawn."""
 
     temperature: float = Field(default=0.7, ge=0)
+    """0 takes the most probable token."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Smallest set of tokens with this much probability; 1 keeps all."""
     top_k: int = Field(default=0, ge=0)
     """0 keeps all tokens."""
     repetition_penalty: float = Field(default=1.0, gt=0)
+    """As in transformers; 1 is off."""
 
 
 class Prices(Section):
     """Prices per million tokens, in one currency of your choice."""
 
     input: float = Field(ge=0)
+    """For a million tokens read."""
     output: float = Field(ge=0)
+    """For a million tokens written."""
 
 
 class ModelConfig(Section):
     """A language model and the back end that runs it."""
 
     backend: Literal["transformers", "openai"] = "transformers"
+    """`transformers` runs the model in this process, `openai` talks to any OpenAI-compatible server."""
     model: str = "demo:gemma-3-270m"
     """`demo:gemma-3-270m`, a Hugging Face name, a local folder, or the name a server knows the model by."""
     revision: str | None = None
@@ -97,7 +103,9 @@ class ModelConfig(Section):
     deadline: float = Field(default=1800.0, gt=0)
     """Seconds for one call with all its attempts."""
     prices: Prices | None = None
+    """Given, the cost is counted and forecast."""
     sampling: SamplingConfig = SamplingConfig()
+    """How the policy draws its candidates."""
 
     @model_validator(mode="after")
     def _server_needs_address(self) -> ModelConfig:
@@ -109,8 +117,9 @@ class ModelConfig(Section):
 class JudgeConfig(ModelConfig):
     """The model that judges; by default the policy's."""
 
-    method: Literal["expected_grade", "json"] = "expected_grade"
-    """`expected_grade` reads the next-token probabilities of the grades (any local model); `json` asks a chat model."""
+    method: Literal["expected_grade", "expected_grade_chat", "json"] = "expected_grade"
+    """`expected_grade` reads the next-token probabilities of the grades after plain text (any local model),
+    `expected_grade_chat` after a user message (instruction-tuned ones); `json` asks a chat model for its weights."""
     max_tokens: int = Field(default=1024, gt=0)
     """Room for the reply of a `json` judge."""
     templates: str | None = None
@@ -121,6 +130,7 @@ class RewardConfig(Section):
     """Weights of the scorers; each score is put on 0–1 first. A weight of 0 leaves a scorer out."""
 
     judge: float = Field(default=1.0, ge=0)
+    """The judge's grade."""
     length: float = Field(default=0.0, ge=0)
     """S_l of the text so far, against the share of the target its depth should have reached."""
     repetition: float = Field(default=0.0, ge=0)
@@ -137,6 +147,7 @@ class BuildConfig(Section):
     """How preference pairs are built."""
 
     method: Literal["longdpo"] = "longdpo"
+    """`longdpo`: layers of sibling steps, the best one continued."""
     branching: int = Field(default=4, ge=2)
     """Candidates per layer (K)."""
     depth: int = Field(default=4, ge=1)
@@ -156,21 +167,27 @@ class BuildConfig(Section):
     concurrency: int = Field(default=32, gt=0)
     """Prompts worked on at once."""
     reward: RewardConfig = RewardConfig()
+    """What a candidate is scored by."""
 
 
 class PeftConfig(Section):
     """LoRA. Leave the section out (`peft: null`) to train in full."""
 
     r: int = Field(default=16, gt=0)
+    """Rank."""
     alpha: int = Field(default=32, gt=0)
+    """The update is scaled by alpha / r."""
     dropout: Fraction = 0.0
+    """On the inputs of the adapters. Above 0 the start-up check of zero margins cannot hold."""
     target_modules: str | tuple[str, ...] = "all-linear"
+    """As in peft."""
 
 
 class TrainConfig(Section):
     """How the policy is trained."""
 
     trainer: Literal["step_dpo"] = "step_dpo"
+    """`step_dpo`: StepDPOTrainer."""
     peft: PeftConfig | None = None
     eval_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Share of groups (documents) whose pairs are held out from training to choose the best checkpoint."""
@@ -179,6 +196,7 @@ class TrainConfig(Section):
     sample_prompts: int = Field(default=2, ge=0)
     """Write texts for this many held-out prompts during training (before, and at every evaluation)."""
     sample_tokens: int = Field(default=128, gt=0)
+    """Room for one of these texts."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Any field of StepDPOConfig, i.e. of TrainingArguments, `beta`, `loss_type`, `max_length`, ..."""
 
@@ -187,6 +205,7 @@ class EvalConfig(Section):
     """How base and trained model are measured on held-out prompts."""
 
     suites: tuple[Literal["held_out"], ...] = ("held_out",)
+    """`held_out`: write for the held-out prompts and score the answers."""
     limit: int | None = Field(default=None, gt=0)
     """At most this many held-out prompts."""
     max_words: int | None = Field(default=None, gt=0)
@@ -194,6 +213,7 @@ class EvalConfig(Section):
     max_tokens: int = Field(default=1024, gt=0)
     """Room for one answer."""
     sampling: SamplingConfig = SamplingConfig(temperature=0.5)
+    """How answers are drawn."""
     judge: bool = True
     """Also let the judge score the answers."""
     bootstrap: int = Field(default=2000, ge=100)
@@ -206,7 +226,9 @@ class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Name of the run directory."""
     runs_dir: str = "runs"
+    """Folder of run directories."""
     seed: int = Field(default=0, ge=0)
+    """Of sampling, pair choice, data order and initial adapter weights."""
     prompts: PromptsConfig = PromptsConfig()
     policy: ModelConfig = ModelConfig()
     judge: JudgeConfig | None = None

@@ -1,0 +1,154 @@
+r"""Where a step that ran to its token budget is cut: at a paragraph end, else at a sentence end.
+
+Lines are what Markdown sees: they end with `\n` (or `\r\n`), never with the other characters `str.splitlines` knows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from typing import Literal
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from sentencex import get_sentence_boundaries  # pyright: ignore[reportAttributeAccessIssue] - compiled, no stubs
+
+MIN_KEPT = 1 / 3
+"""Smallest share of a step's characters that a cut may leave: a shorter step wastes what was sampled."""
+
+_UNINDEXABLE = re.compile(r"[\ud800-\udfff\0]|\r(?!\n)")
+_BLANK_LINES = re.compile(r"(?:[ \t\r]*\n)*")
+_HAN = re.compile(r"[\u4e00-\u9fff]")
+_LIST_MARKER = re.compile(r"[\s>]*(?:\d+[.)]|[-*+])\s*")
+_TERMINAL = re.compile(r"[.!?。！？…]['\"’”»)\]）】」』*_]*$")
+_CJK_END = "。！？…’”」』）】》"
+
+
+@dataclass(frozen=True)
+class CutStep:
+    """A step after the cut: `text + dropped` is the step that was sampled, character for character."""
+
+    text: str
+    dropped: str
+
+
+def cut_step(text: str, *, boundary: Literal["sentence", "tokens"], prefix: str = "") -> CutStep:
+    r"""Cut a text that ran to its token budget where a reader would pause.
+
+    The last paragraph end is taken, else the last sentence end; never a place inside a code fence or a table row, nor
+    right after a heading or a list marker. Each must leave `MIN_KEPT` of the text; if none does, the text stays whole.
+
+    Args:
+        text: What was sampled.
+        boundary: `sentence` looks for an end; `tokens` keeps the text whole, cut where the budget ran out.
+        prefix: The answer before it, so that a fence, table or paragraph opened there is known.
+
+    Returns:
+        What is kept and what is dropped.
+    """
+    if boundary == "tokens" or not text.strip():
+        return CutStep(text, "")
+    whole = prefix + text
+    first = len(prefix) + max(1, round(len(text) * MIN_KEPT))
+    cut = _last_end(whole, first)
+    if cut is None or not whole[len(prefix):cut].strip():
+        return CutStep(text, "")
+    return CutStep(whole[len(prefix):cut], whole[cut:])
+
+
+def _last_end(text: str, first: int) -> int | None:
+    """The last paragraph end at or after `first`, else the last sentence (or table row) end there, else None."""
+    # Same length, same lines as Markdown will see: a lone \r would be a line to it, a lone surrogate or NUL an error.
+    safe = _UNINDEXABLE.sub(lambda match: " " if match[0] == "\r" else "\ufffd", text)
+    starts = [0, *accumulate(len(line) + 1 for line in safe.split("\n"))]
+    blocks = [block for block in _markdown().parse(safe) if block.map]
+    paragraphs = [end for end in _paragraph_ends(safe, starts, blocks) if end >= first]
+    if paragraphs:
+        return max(paragraphs)
+    return max((end for end in _inner_ends(safe, starts, blocks, first) if end >= first), default=None)
+
+
+@cache
+def _markdown() -> MarkdownIt:
+    """Only the block structure is needed, and inline parsing is what takes time on hostile text."""
+    return MarkdownIt("commonmark").enable("table").disable("inline")
+
+
+def _paragraph_ends(text: str, starts: list[int], blocks: list[Token]) -> Iterator[int]:
+    """Ends of finished blocks, after all the newlines that follow.
+
+    A cut is stable when tokenising the two sides apart gives the tokens of the whole. Byte-level tokenizers put a run
+    of newlines into tokens of its own and let a word take the one space before it. So a paragraph is cut after its
+    newlines (never between them), and a sentence before the space of the next one.
+    """
+    for block in blocks:
+        if block.type not in ("paragraph_open", "fence", "table_open", "blockquote_open", "hr"):
+            continue  # a heading belongs to what follows; other blocks have no end of their own to rely on
+        end = _after_blank_lines(text, _end_of(block, text, starts))
+        if end < len(text) or _is_finished(block, text, starts):
+            yield end
+
+
+def _end_of(block: Token, text: str, starts: list[int]) -> int:
+    assert block.map is not None
+    return min(starts[min(block.map[1], len(starts) - 1)], len(text))
+
+
+def _after_blank_lines(text: str, position: int) -> int:
+    """The start of the next line that holds something; the end of the text if none does."""
+    rest = _BLANK_LINES.match(text, position)
+    return rest.end() if rest else position
+
+
+def _is_finished(block: Token, text: str, starts: list[int]) -> bool:
+    """Is the text's last block complete, although nothing follows it?"""
+    assert block.map is not None
+    lines = text[starts[block.map[0]]:_end_of(block, text, starts)].rstrip().split("\n")
+    if block.type == "fence":
+        return len(lines) > 1 and lines[-1].strip(" \t\r>") == block.markup
+    return re.search(r"\n[ \t\r]*\n[ \t\r]*$", text) is not None
+
+
+def _inner_ends(text: str, starts: list[int], blocks: list[Token], first: int) -> Iterator[int]:
+    """Ends of sentences inside paragraphs and of rows inside table bodies, from the last block backwards."""
+    in_body = False
+    rows: list[Token] = []
+    for block in blocks:
+        in_body = block.type == "tbody_open" or (in_body and block.type not in ("thead_open", "table_open"))
+        if block.type == "paragraph_open" or (block.type == "tr_open" and in_body):
+            rows.append(block)
+    for block in reversed(rows):
+        assert block.map is not None
+        start, end = starts[block.map[0]], _end_of(block, text, starts)
+        if end < first:
+            return
+        if block.type == "tr_open":
+            if text[end - 1:end] == "\n":
+                yield end
+        else:
+            yield from _sentence_ends(text, start, end)
+
+
+def _sentence_ends(text: str, start: int, end: int) -> Iterator[int]:
+    language = "zh" if _HAN.search(text, start, end) else "en"
+    for sentence in get_sentence_boundaries(language, text[start:end]):
+        words = sentence["text"].rstrip()
+        stop = start + sentence["start_index"] + len(words)
+        gap = text[stop:end][: len(sentence["text"]) - len(words)]
+        if "\n" in gap:
+            stop = _after_blank_lines(text, stop)
+        if _ends_sentence(text, start, stop, words):
+            yield stop
+
+
+def _ends_sentence(text: str, start: int, stop: int, words: str) -> bool:
+    r"""Is this a sentence end, and a stable one: before white space, after a newline, or after CJK punctuation?"""
+    if not _TERMINAL.search(words):
+        return False
+    line = text[max(text.rfind("\n", 0, stop) + 1, start):stop]
+    if line and _LIST_MARKER.fullmatch(line):
+        return False
+    return stop == len(text) or text[stop].isspace() or text[stop - 1] == "\n" or text[stop - 1] in _CJK_END

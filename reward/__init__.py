@@ -1,0 +1,29 @@
+"""Scorers: how good is a text, or the part of it that stands so far? Scores are on 0–1; a failure is never a number."""
+
+from lpo.reward.base import Draft, Principle, Scorer, Unscored
+from lpo.reward.combine import Weighted, WeightedScorer
+from lpo.reward.create import create_judge, create_scorer
+from lpo.reward.expected_grade import ExpectedGradeJudge
+from lpo.reward.json_judge import JsonJudge
+from lpo.reward.length import LengthScorer, length_score
+from lpo.reward.repetition import RepetitionScorer, repeated_ngram_share
+from lpo.reward.stability import RankStability, rank_stability
+
+__all__ = [
+    "Draft",
+    "ExpectedGradeJudge",
+    "JsonJudge",
+    "LengthScorer",
+    "Principle",
+    "RankStability",
+    "RepetitionScorer",
+    "Scorer",
+    "Unscored",
+    "Weighted",
+    "WeightedScorer",
+    "create_judge",
+    "create_scorer",
+    "length_score",
+    "rank_stability",
+    "repeated_ngram_share",
+]
