@@ -14,7 +14,8 @@ FLOORS = {
     "reward": 2, "kernels": 2,
     "pair_builders": 3, "trainers": 3, "evaluation": 3, "report": 3,
     "run": 4,
-    "cli": 5, "__main__": 5,
+    "cli": 5,
+    "__main__": 6,
 }
 FOLDERS = {"lpo": None, "reward": "reward", "pair_builders": "pair_builders", "trainers": "trainers",
            "configs": "configs"}

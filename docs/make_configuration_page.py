@@ -1,0 +1,77 @@
+"""Writes docs/configuration.md from the fields of lpo/config.py: python docs/make_configuration_page.py."""
+
+import ast
+import inspect
+import itertools
+from pathlib import Path
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from lpo import config
+
+SECTIONS = {
+    "": config.RunConfig, "prompts": config.PromptsConfig, "policy": config.ModelConfig, "judge": config.JudgeConfig,
+    "build": config.BuildConfig, "build.reward": config.RewardConfig, "train": config.TrainConfig,
+    "train.peft": config.PeftConfig, "eval": config.EvalConfig,
+    "policy.sampling": config.SamplingConfig, "policy.prices": config.Prices,
+}
+HEADER = """# Every key of a configuration
+
+Made from `lpo/config.py` by `docs/make_configuration_page.py`; do not edit.
+
+A configuration is a YAML file. `key.sub=value` on the command line changes a setting; `${other.key}` inserts another
+one. Unknown keys, wrong types and repeated keys are errors, reported all at once. Secrets are never written into a
+configuration: name the environment variable that holds them (`api_key_env`).
+"""
+
+
+def field_docs(section: type[BaseModel]) -> dict[str, str]:
+    """The text under each field, also of the sections it extends."""
+    docs: dict[str, str] = {}
+    for cls in reversed([c for c in section.__mro__ if issubclass(c, config.Section) and c is not config.Section]):
+        body = ast.parse(inspect.getsource(cls)).body[0].body
+        for statement, following in itertools.pairwise(body):
+            if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr) \
+                    and isinstance(following.value, ast.Constant):
+                docs[statement.target.id] = " ".join(str(following.value.value).split())
+    return docs
+
+
+def kind(annotation: object) -> str:
+    """A type as a reader writes it."""
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    for name in ("typing.", "lpo.config.", "<class '", "'>"):
+        text = text.replace(name, "")
+    return text.replace("NoneType", "None").replace("|", "\\|")
+
+
+def table(section: type[BaseModel], inherited: set[str]) -> str:
+    """The keys of one section."""
+    docs = field_docs(section)
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for name, field in section.model_fields.items():
+        if name in inherited:
+            continue
+        default = field.get_default(call_default_factory=True)
+        shown = "*required*" if default is PydanticUndefined else "see below" if isinstance(default, BaseModel) \
+            else f"`{default!r}`"
+        rows.append(f"| `{name}` | {kind(field.annotation)} | {shown} | {docs.get(name, '')} |")
+    return "\n".join(rows)
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEADER]
+    for path, section in SECTIONS.items():
+        inherited = set(config.ModelConfig.model_fields) if section is config.JudgeConfig else set()
+        also = " All keys of `policy`, and:" if inherited else ""
+        parts.append(f"## {f'`{path}`' if path else 'Top level'}\n\n{inspect.getdoc(section)}{also}\n\n"
+                     f"{table(section, inherited)}\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    target = Path(__file__).with_name("configuration.md")
+    target.write_text(page(), encoding="utf-8")
+    print(f"wrote {target}")
