@@ -17,6 +17,9 @@ from lpo.records import Dialogue, Message
 
 TEMPLATE_MEND = "use a chat template that renders the prompt the same way with and without an answer"
 
+_STAND_IN = "\ue000answer\ue000"
+"""Private-use characters: no template or text holds them."""
+
 
 @dataclass(frozen=True)
 class Rendered:
@@ -109,16 +112,14 @@ def render_row(
         closing = eos if ends and not side.endswith(eos) else ""
         return Rendered(prompt, prompt + prefix, prompt + prefix + side + closing, special_tokens=True)
     opened = _apply(tokenizer, prompt, template, open_turn=True)
-    try:
-        head, tail = _split_turn(tokenizer, prompt, prefix + side, template)
-    except DataError:
-        if prefix or not ends:
-            raise DataError("the chat template rewrites the answer's text, so a partial answer cannot be rendered",
-                            where=name, mend=TEMPLATE_MEND) from None
-        # The template rewrites whole answers (reasoning blocks, say): take its rendering as it is, as TRL does.
-        head, tail = opened, ""
-        row = _apply(tokenizer, (*prompt, Message(role="assistant", content=side)), template, open_turn=False)
+    if ends and not prefix:
+        # A whole answer: the template's own rendering stands, as in TRL, even where it trims or rewrites the text.
+        head, row = opened, _close_turn(tokenizer, prompt, side, template)
     else:
+        try:
+            head, tail = _split_turn(tokenizer, prompt, prefix + side, template)
+        except DataError as error:
+            raise DataError(error.cause, where=name, mend=TEMPLATE_MEND) from None
         row = head + prefix + side + (tail if ends else "")
     if not head.startswith(opened) or not row.startswith(opened):
         raise DataError("the rendered prompt is not the beginning of the rendered row", where=name, mend=TEMPLATE_MEND)
@@ -134,14 +135,25 @@ def turn_closing(tokenizer: Any, template: str | None) -> str:
 def _split_turn(tokenizer: Any, prompt: tuple[Message, ...], answer: str, template: str | None) -> tuple[str, str]:
     """The rendered text before and after the answer of a closed assistant turn.
 
-    Templates may trim the answer; the text around it is then found by the trimmed answer.
+    Both are found around a stand-in, since the answer's own words may also stand in the template, and then checked on
+    the answer. Templates may trim the answer; a template that writes an empty reasoning block before plain answers
+    leaves it out before answers that bring their own.
+
+    Raises:
+        DataError: The template rewrites the answer, so that a partial one cannot be rendered.
     """
-    rendered = _apply(tokenizer, (*prompt, Message(role="assistant", content=answer)), template, open_turn=False)
-    for text in (answer, answer.rstrip(), answer.strip()):
-        start = rendered.rfind(text)
-        if text and start >= 0:
-            return rendered[:start], rendered[start + len(text):]
-    raise DataError("the chat template rewrites the answer's text", mend=TEMPLATE_MEND)
+    head, _, tail = _close_turn(tokenizer, prompt, _STAND_IN, template).partition(_STAND_IN)
+    rendered = _close_turn(tokenizer, prompt, answer, template)
+    for before in (head, _apply(tokenizer, prompt, template, open_turn=True)):
+        for text in (answer, answer.rstrip(), answer.lstrip(), answer.strip()):
+            if rendered == before + text + tail:
+                return before, tail
+    raise DataError("the chat template rewrites the answer's text, so a partial answer cannot be rendered",
+                    mend=TEMPLATE_MEND)
+
+
+def _close_turn(tokenizer: Any, prompt: tuple[Message, ...], answer: str, template: str | None) -> str:
+    return _apply(tokenizer, (*prompt, Message(role="assistant", content=answer)), template, open_turn=False)
 
 
 def _apply(tokenizer: Any, messages: tuple[Message, ...], template: str | None, *, open_turn: bool) -> str:
