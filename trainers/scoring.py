@@ -1,0 +1,122 @@
+"""The model's forward, taught to answer with log-probabilities of scored tokens instead of logits."""
+
+from __future__ import annotations
+
+import functools
+import types
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lpo.errors import ConfigError, UnsoundError
+from lpo.kernels.logprobs import chunked_logprobs
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class HeadTransform:
+    """What a model does to the logits after the head.
+
+    Args:
+        scale: Factor on the logits.
+        softcap: Soft cap of the scaled logits; None for none.
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, config: PretrainedConfig) -> HeadTransform:
+        """Read it from a model's config; families name it differently."""
+        text: Any = config.get_text_config()
+        factors = [getattr(text, name, None) for name in ("logit_scale", "output_multiplier", "lm_head_multiplier")]
+        scale = next((float(factor) for factor in factors if factor is not None), 1.0)
+        divisor = getattr(text, "logits_scaling", None)
+        if divisor is not None:
+            scale = float(divisor) if text.model_type == "hyperclovax" else 1 / float(divisor)
+        return cls(scale, getattr(text, "final_logit_softcapping", None))
+
+
+def attach_scoring(model: PreTrainedModel) -> None:
+    """Let `model(..., scored_index=, scored_targets=)` return the log-probs [N] of the scored tokens.
+
+    The instance's `forward` is replaced, as TRL's fused head does: the call still goes through the wrapped module
+    (DDP, PEFT, autocast), so their hooks fire; the backbone runs once, hidden states are gathered at the scored
+    positions only, and no logits are built. Without these arguments the forward is the model's own, so generation
+    is untouched.
+
+    Args:
+        model: A causal language model, not wrapped by PEFT (its base model, if it is).
+
+    Raises:
+        ConfigError: The model's output head is not a plain linear layer, or it has no separate backbone.
+    """
+    require_plain_head(model)
+    if getattr(model, "_lpo_scores", False):
+        return
+    original = model.forward
+    transform = HeadTransform.of(model.config)
+
+    @functools.wraps(type(model).forward)  # `generate` reads the signature
+    def forward(
+        self: Any, *args: Any, scored_index: torch.Tensor | None = None,
+        scored_targets: torch.Tensor | None = None, **kwargs: Any,
+    ) -> Any:
+        if scored_index is None or scored_targets is None:
+            return original(*args, **kwargs)
+        given = {name: value for name, value in kwargs.items() if value is not None} | {"use_cache": False}
+        hidden_BTD = self.base_model(*args, **given).last_hidden_state
+        hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, scored_index)
+        head = self.get_output_embeddings()
+        return chunked_logprobs(hidden_ND, head.weight, scored_targets, bias=getattr(head, "bias", None),
+                                scale=transform.scale, softcap=transform.softcap)
+
+    model.forward = types.MethodType(forward, model)
+    model._lpo_scores = True  # pyright: ignore[reportAttributeAccessIssue]  (a second trainer must not wrap it again)
+
+
+def require_plain_head(model: PreTrainedModel) -> None:
+    """Check that log-probs can be computed from the head's weight.
+
+    Raises:
+        ConfigError: They cannot: the head is adapted, quantised or absent, or there is no backbone.
+    """
+    head = model.get_output_embeddings()
+    name = type(model).__name__
+    if head is None or model.base_model is model:
+        raise ConfigError(f"{name} has no separate backbone and output head", where="model",
+                          mend="use a causal language model of transformers")
+    if not isinstance(head, torch.nn.Linear) or hasattr(head, "base_layer"):
+        raise ConfigError(f"the output head of {name} is a {type(head).__module__}.{type(head).__name__}",
+                          where="peft_config.target_modules",
+                          mend="leave the output head (lm_head) out of target_modules and modules_to_save")
+    if not head.weight.is_floating_point():
+        raise ConfigError(f"the output head of {name} is quantised", where="quantization_config",
+                          mend="leave lm_head out of the quantisation (llm_int8_skip_modules)")
+
+
+@torch.no_grad()
+def check_head(model: Any, input_ids_T: torch.Tensor, tolerance: float) -> None:
+    """Compare log-probs with those of the model's own logits on the beginning of one row.
+
+    Args:
+        model: The policy, with scoring attached.
+        input_ids_T: Some tokens, at least 2.
+        tolerance: Largest difference allowed, in nats.
+
+    Raises:
+        UnsoundError: They differ: the model transforms its logits in a way that is not known here.
+    """
+    ids_1T = input_ids_T[None]
+    targets_N = input_ids_T[1:]
+    ours_N = model(input_ids=ids_1T, scored_index=torch.arange(len(targets_N), device=ids_1T.device),
+                   scored_targets=targets_N)
+    logits_NV = model(input_ids=ids_1T).logits[0, :-1].float()
+    theirs_N = logits_NV.log_softmax(-1).gather(-1, targets_N[:, None])[:, 0]
+    difference = float((ours_N - theirs_N).abs().max())
+    if not difference <= tolerance:
+        raise UnsoundError(f"log-probs differ from the model's own logits by {difference:.3g} nats", where="model",
+                           mend="this architecture transforms its logits in an unknown way; please report its name")
