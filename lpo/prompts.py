@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -138,6 +138,14 @@ def overlap(build: Sequence[Prompt], held_out: Sequence[Prompt]) -> list[tuple[s
     return found
 
 
+def language(prompt: Prompt) -> Literal["en", "zh"]:
+    """What the prompt's own `language` says, `en` or `zh`; otherwise `zh` for a text with Han script, else `en`."""
+    said = prompt.meta.get("language")
+    if said == "zh" or said == "en":
+        return said
+    return "zh" if _HAN.search(prompt.request) else "en"
+
+
 @dataclass(frozen=True)
 class _Source:
     prompts: list[Prompt]
@@ -231,11 +239,11 @@ def _prompt(row: dict[str, Any], *, plain_text: bool) -> Prompt:
     named = str(given_id).strip() if isinstance(given_id, (str, int)) else ""
     inner = meta.pop("meta", None)  # a Prompt that was written by us
     meta = _json_values({**meta, **(inner if isinstance(inner, dict) else {} if inner is None else {"meta": inner})})
-    request = dialogue if isinstance(dialogue, str) else "".join(m.content for m in dialogue if m.role == "user")
-    if meta.get("language") is None:
-        meta["language"] = "zh" if _HAN.search(request) else "en"
-    return Prompt(id=named or "p-" + fingerprint([dialogue, context], 12), prompt=dialogue, context=context,
-                  target_words=target, meta=meta)
+    prompt = Prompt(id=named or "p-" + fingerprint([dialogue, context], 12), prompt=dialogue, context=context,
+                    target_words=target, meta=meta)
+    if meta.get("language"):
+        return prompt
+    return prompt.model_copy(update={"meta": {**meta, "language": language(prompt)}})
 
 
 def _dialogue(value: object, *, plain_text: bool, columns: list[str]) -> Dialogue:
@@ -298,7 +306,7 @@ def _select(prompts: list[Prompt], config: PromptsConfig, filtered: Counter[str]
     kept: list[Prompt] = []
     for prompt in prompts:
         words = prompt.target_words
-        if config.language not in ("any", prompt.meta["language"]):
+        if config.language not in ("any", language(prompt)):
             filtered["language"] += 1
         elif config.max_words is not None and (words is None or words > config.max_words):
             filtered["max_words"] += 1
