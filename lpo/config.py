@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lpo.errors import ConfigError
 
+EXAMPLE = "see configs/quickstart.yaml for a working example"
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -283,15 +285,15 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         _refuse_environment(" ".join([text, *overrides]), str(path))
-        _refuse_repeated_keys(_compose(text), str(path))
+        root = _compose(text)
+        if not isinstance(root, yaml.MappingNode) or not root.value:
+            raise ConfigError("the file is empty or not a mapping", where=str(path), mend=EXAMPLE)
+        _refuse_repeated_keys(root, str(path))
         merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
         values = OmegaConf.to_container(merged, resolve=True)
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise ConfigError(f"not a usable YAML file: {' '.join(str(error).split())}", where=str(path),
-                          mend="see configs/quickstart.yaml for a working example") from None
-    if not isinstance(values, dict) or not values:
-        raise ConfigError("the file is empty or not a mapping", where=str(path),
-                          mend="see configs/quickstart.yaml for a working example")
+                          mend=EXAMPLE) from None
     return cast(dict[str, Any], values)
 
 
@@ -306,7 +308,7 @@ def _refuse_environment(text: str, source: str) -> None:
                           mend="name the variable instead, for example api_key_env: MY_KEY")
 
 
-def _refuse_repeated_keys(root: yaml.Node | None, source: str) -> None:
+def _refuse_repeated_keys(root: yaml.Node, source: str) -> None:
     """YAML readers keep the last of two equal keys without a word; a config must not.
 
     Aliases are one node that stands in several places: nodes already seen are skipped, and a file whose aliases
@@ -336,8 +338,7 @@ def _refuse_repeated_keys(root: yaml.Node | None, source: str) -> None:
         sizes[id(node)] = total
         return total
 
-    if root is not None:
-        unfolded_size(root)
+    unfolded_size(root)
 
 
 def validate(values: dict[str, Any]) -> tuple[RunConfig | None, list[Issue]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -55,7 +56,8 @@ def log_to(path: Path, config: RunConfig) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        root.exception("the run stopped")
+        # for the file alone: a person gets one line of cause and one of mend
+        handler.handle(root.makeRecord("lpo.run", logging.ERROR, __file__, 0, "the run stopped", (), sys.exc_info()))
         raise
     finally:
         root.removeHandler(handler)
