@@ -1,0 +1,320 @@
+"""Reading a run directory: everything the page shows, typed, whatever has been run so far.
+
+Files that do not exist yet are empty values here; the sections say what to run. Nothing in the run directory is
+changed: a run may be at work in it, so an unfinished last line is passed over, not repaired.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lpo.errors import DataError
+from lpo.records import Judgement, PreferencePair, RejectedRow, SearchTree, Usage
+from lpo.storage import clean_values, read_json
+
+Metrics = Mapping[str, float]
+Row = TypeVar("Row", bound=BaseModel)
+
+
+class Stored(BaseModel):
+    """A value of a run file. Fields that this version does not show are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Interval(Stored):
+    """A mean with its 95 % bootstrap interval over prompts; None where nothing was scored."""
+
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    unscored: int = 0
+
+    @property
+    def bounds(self) -> tuple[float, float, float] | None:
+        """`(low, mean, high)`, or None when nothing was scored."""
+        if self.mean is None:
+            return None
+        return (self.mean if self.low is None else self.low, self.mean, self.mean if self.high is None else self.high)
+
+    @property
+    def covers_zero(self) -> bool:
+        """Does the interval of a difference leave its sign open?"""
+        return self.bounds is None or self.bounds[0] <= 0 <= self.bounds[2]
+
+
+class Judge(Stored):
+    """Who scored the answers."""
+
+    name: str = "judge"
+    model: str | None = None
+    was_training_reward: bool = False
+
+
+class Overlap(Stored):
+    """Held-out prompts compared with the prompts of the build."""
+
+    checked: int = 0
+    found: int = 0
+
+
+class Scores(Stored):
+    """`scores.json`."""
+
+    n_prompts: int = 0
+    models: dict[str, dict[str, Interval]] = Field(default_factory=dict)
+    difference: dict[str, Interval] = Field(default_factory=dict)
+    buckets: dict[str, dict[str, Interval]] = Field(default_factory=dict)
+    preference_accuracy: dict[str, Interval] = Field(default_factory=dict)
+    judge: Judge | None = None
+    decoding: dict[str, Any] = Field(default_factory=dict)
+    overlap: Overlap | None = None
+
+
+class Answer(Stored):
+    """One held-out answer of one model."""
+
+    model: str
+    prompt_id: str
+    request: str
+    kind: str | None = None
+    target_words: int | None = None
+    text: str
+    words: int
+    finish: str
+    scores: dict[str, float | None] = Field(default_factory=dict)
+    judgement: Judgement | None = None
+
+
+class Sample(Stored):
+    """A text written during training."""
+
+    step: int
+    prompt_id: str
+    request: str
+    target_words: int | None = None
+    text: str
+    words: int
+    finish: str
+
+
+class JudgementCounts(Stored):
+    """How many judgements of the build gave a score, and why the others did not."""
+
+    scored: int = 0
+    unscored: int = 0
+    reasons: dict[str, int] = Field(default_factory=dict)
+
+
+class Stability(Stored):
+    """Agreement of the judge's ranking with its ranking under a reworded rubric."""
+
+    kendall_tau: float | None = None
+    same_best: float | None = None
+    layers: int = 0
+
+
+class Build(Stored):
+    """`build.json`."""
+
+    prompts: int = 0
+    trees: int = 0
+    layers: int = 0
+    candidates: int = 0
+    pairs: int = 0
+    rejected: dict[str, int] = Field(default_factory=dict)
+    usage: Usage = Usage()
+    judgements: JudgementCounts = JudgementCounts()
+    stability: Stability | None = None
+    cleaned_characters: int = 0
+
+
+class Stage(Stored):
+    """What one stage took."""
+
+    status: str = "not run"
+    seconds: float | None = None
+    peak_memory_mb: float | None = None
+    finished: str | None = None
+    usage: Usage | None = None
+
+
+class Training(Stored):
+    """`train.json`."""
+
+    pairs: int = 0
+    held_out_pairs: int = 0
+    rejected: int = 0
+    steps: int = 0
+    trainable_parameters: int | None = None
+    parameters_moved: float | None = None
+    final_loss: float | None = None
+
+
+class Manifest(Stored):
+    """`manifest.json`."""
+
+    name: str | None = None
+    lpo: str | None = None
+    versions: dict[str, str | None] = Field(default_factory=dict)
+    python: str | None = None
+    platform: str | None = None
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    git: dict[str, Any] | None = None
+    config_hash: str | None = None
+    prompts_hash: str | None = None
+    seed: int | None = None
+    stages: dict[str, Stage] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What was logged at one optimiser step: training metrics, and those of an evaluation when there was one."""
+
+    step: int
+    values: Metrics
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run directory, read. `None` and empty tuples stand for stages that have not run."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    manifest: Manifest
+    build: Build | None
+    pairs: tuple[PreferencePair, ...]
+    trees: tuple[SearchTree, ...]
+    rejected: tuple[RejectedRow, ...]
+    training: Training | None
+    events: tuple[Event, ...]
+    samples: tuple[Sample, ...]
+    answers: Mapping[str, tuple[Answer, ...]]
+    scores: Scores | None
+    held_out_pairs: int
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.manifest.name or str(self.config.get("name") or self.folder.resolve().name)
+
+    def setting(self, *path: str) -> Any:
+        """A value of the resolved configuration by its path, or None."""
+        value: Any = self.config
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+
+def read_run(folder: Path) -> RunData:
+    """Read a run directory.
+
+    Args:
+        folder: The run directory; any of its files may be missing or empty.
+
+    Raises:
+        DataError: The folder is missing, or a file in it is damaged; the error names the file and the line.
+    """
+    if not folder.is_dir():
+        raise DataError("no such run directory", where=str(folder), mend="give the folder of a run, e.g. runs/<name>")
+    manifest = _one(folder / "manifest.json", Manifest)
+    return RunData(
+        folder=folder,
+        config=_config(folder / "config.yaml"),
+        manifest=manifest or Manifest(),
+        build=_one(folder / "build.json", Build),
+        pairs=_records(folder / "pairs.jsonl", PreferencePair),
+        trees=_records(folder / "trees.jsonl", SearchTree),
+        rejected=_records(folder / "rejected_rows.jsonl", RejectedRow),
+        training=_one(folder / "train.json", Training),
+        events=merge_events(_rows(folder / "metrics.jsonl", dict)),
+        samples=_latest(_records(folder / "samples.jsonl", Sample), lambda row: (row.step, row.prompt_id)),
+        answers={
+            model: _latest(_records(folder / "eval" / f"answers.{model}.jsonl", Answer), lambda row: (row.prompt_id,))
+            for model in ("base", "trained")
+        },
+        scores=_one(folder / "scores.json", Scores),
+        held_out_pairs=len(_rows(folder / "eval" / "preferences.jsonl", dict)),
+    )
+
+
+def merge_events(rows: list[dict[str, Any]]) -> tuple[Event, ...]:
+    """One event per step, in order. A step logged twice, as a resumed run does, keeps what was logged last."""
+    merged: dict[int, dict[str, float]] = {}
+    for row in rows:
+        values = {key: float(value) for key, value in row.items() if isinstance(value, (int, float))}
+        if "step" in values:
+            merged.setdefault(int(values["step"]), {}).update(values)
+    return tuple(Event(step, merged[step]) for step in sorted(merged))
+
+
+def _latest(rows: tuple[Row, ...], key: Callable[[Row], tuple[object, ...]]) -> tuple[Row, ...]:
+    """Rows without those that a resumed run wrote again."""
+    return tuple({key(row): row for row in rows}.values())
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"not valid YAML: {' '.join(str(error).split())}", where=str(path)) from None
+    return values if isinstance(values, dict) else {}
+
+
+def _one(path: Path, kind: type[Row]) -> Row | None:
+    if not path.is_file() or not path.stat().st_size:
+        return None
+    values, _ = clean_values(read_json(path))
+    return _checked(values, kind, str(path))
+
+
+def _records(path: Path, kind: type[Row]) -> tuple[Row, ...]:
+    return tuple(_rows(path, lambda row, where=path: _checked(row, kind, str(where))))
+
+
+def _checked(values: object, kind: type[Row], where: str) -> Row:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "(all of it)"
+        raise DataError(f"not a {kind.__name__} that this version reads: {field}: {first['msg']}", where=where,
+                        mend="was it written by another version of lpo? run the stage again") from None
+
+
+T = TypeVar("T")
+
+
+def _rows(path: Path, make: Callable[[dict[str, Any]], T]) -> list[T]:
+    """Every finished line of a JSON lines file; none when there is no file."""
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    rows: list[T] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            values, _ = clean_values(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+        except ValueError as error:
+            if number == len(lines):  # no newline after it: it is being written, or a kill cut it
+                break
+            raise DataError(f"line {number} is not valid JSON: {error}", where=f"{path}:{number}",
+                            mend="mend or delete that line") from None
+        if not isinstance(values, dict):
+            raise DataError(f"line {number} is not a JSON object", where=f"{path}:{number}")
+        try:
+            rows.append(make(values))
+        except DataError as error:
+            raise DataError(error.cause, where=f"{path}:{number}", mend=error.mend) from None
+    return rows

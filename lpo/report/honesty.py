@@ -1,0 +1,161 @@
+"""What the numbers of a run show and do not show, said from the numbers themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import fmean
+from typing import Any
+
+from lpo.report.data import Interval, RunData
+from lpo.report.scores import MEASURE, MEASURES, Verdict, bracket, percent, signed
+from lpo.report.story import plural
+
+FEW_PROMPTS = 30
+FEW_PAIRS = 100
+
+
+class Weight(StrEnum):
+    """How much a caveat matters to the reading of the scores."""
+
+    WARNING = "warning"
+    GOOD = "good"
+    NOTE = "note"
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """One thing a careful reader should know."""
+
+    weight: Weight
+    text: str
+
+
+def caveats(run: RunData) -> tuple[Caveat, ...]:
+    """What the numbers of this run show and do not show, from the numbers themselves; what matters most first."""
+    found = (*_on_differences(run), *_on_scores(run), *_on_answers(run), *_on_judge(run), *_on_model(run))
+    return tuple(sorted(found, key=lambda caveat: list(Weight).index(caveat.weight)))
+
+
+def _on_differences(run: RunData) -> list[Caveat]:
+    if run.scores is None:
+        return [Caveat(Weight.NOTE, "There are no scores yet: nothing here says whether training helped.")]
+    by_verdict: dict[Verdict, list[str]] = {}
+    for measure in MEASURES:
+        difference = run.scores.difference.get(measure.key, Interval())
+        verdict = measure.direction.verdict(difference)
+        if verdict is not Verdict.OPEN or measure.key in ("length_score", "judge"):
+            by_verdict.setdefault(verdict, []).append(f"{measure.name.lower()} {bracket(measure, difference, signed)}")
+    said = {
+        Verdict.OPEN: (Weight.WARNING, "The 95 % interval of the difference covers zero: {}. This run does not "
+                       "show that training changed it."),
+        Verdict.WORSE: (Weight.WARNING, "The trained model is worse, and the 95 % interval of the difference "
+                        "leaves out zero: {}."),
+        Verdict.BETTER: (Weight.GOOD, "The trained model is better, and the 95 % interval of the difference "
+                         "leaves out zero: {}."),
+    }
+    return [Caveat(weight, text.format(", ".join(by_verdict[verdict]))) for verdict, (weight, text) in said.items()
+            if verdict in by_verdict]
+
+
+def _on_scores(run: RunData) -> list[Caveat]:
+    scores = run.scores
+    if scores is None:
+        return []
+    found: list[Caveat] = []
+    if scores.n_prompts < FEW_PROMPTS:
+        found.append(Caveat(Weight.WARNING, (
+            f"n = {scores.n_prompts}: from so few held-out prompts a bootstrap interval is itself rough and tends to "
+            "be too narrow. Take it as a smoke test, not as a result.")))
+    found += _on_rewards(run)
+    unscored = {(model, MEASURE[key].name): interval.unscored for model, measured in scores.models.items()
+                for key, interval in measured.items() if interval.unscored and key in MEASURE}
+    if unscored:
+        listed = ", ".join(f"{name} {count} ({model})" for (model, name), count in unscored.items())
+        found.append(Caveat(Weight.NOTE, f"Answers without a score are left out, not counted as zero: {listed}."))
+    if scores.overlap is not None and scores.overlap.found:
+        found.append(Caveat(Weight.WARNING, (
+            f"{scores.overlap.found} of {scores.overlap.checked} held-out prompts also stand in the build set: the "
+            "scores are partly on what was trained on.")))
+    elif scores.overlap is not None and scores.overlap.checked:
+        found.append(Caveat(Weight.GOOD, (
+            f"None of the {plural(scores.overlap.checked, 'held-out prompt')} stands in the build set.")))
+    return found
+
+
+def _on_rewards(run: RunData) -> list[Caveat]:
+    """Measures that also chose the pairs: a gain in them is what was trained for, not evidence of more."""
+    found: list[Caveat] = []
+    if run.scores is not None and run.scores.judge is not None and run.scores.judge.was_training_reward:
+        found.append(Caveat(Weight.WARNING, (
+            "The judge that scores the answers also chose the training pairs: a gain in its score may only mean that "
+            "the model learnt this judge's taste. Weigh it against the other measures, and read the texts.")))
+    weights = run.setting("build", "reward") or {}
+    for key, measure in (("length", "length_score"), ("repetition", "repetition")):
+        if weights.get(key):
+            found.append(Caveat(Weight.NOTE, (
+                f"{MEASURE[measure].name} was part of the training reward too (weight {weights[key]:g}): it shows that "
+                "the reward was learnt, not that the texts are better otherwise.")))
+    return found
+
+
+def _on_answers(run: RunData) -> list[Caveat]:
+    cut = {model: sum(answer.finish == "length" for answer in rows) for model, rows in run.answers.items()}
+    if not any(cut.values()):
+        return []
+    listed = ", ".join(f"{cut[model]} of {len(run.answers[model])} ({model})" for model in cut)
+    return [Caveat(Weight.NOTE, (
+        f"Answers cut at the token limit: {listed}. Their length is partly a property of the limit."))]
+
+
+def _on_judge(run: RunData) -> list[Caveat]:
+    build = run.build
+    if build is None:
+        return []
+    found: list[Caveat] = []
+    if build.judgements.unscored:
+        reasons = ", ".join(f"{name}: {count}" for name, count in build.judgements.reasons.items())
+        total = build.judgements.scored + build.judgements.unscored
+        found.append(Caveat(Weight.NOTE, (
+            f"{build.judgements.unscored} of {total} judgements of candidates gave no score ({reasons}) and decided "
+            "nothing.")))
+    tau = build.stability.kendall_tau if build.stability else None
+    if build.stability is not None and tau is not None and tau < 0.5:
+        found.append(Caveat(Weight.WARNING, (
+            f"Reworded, the rubric ranks the same candidates differently (Kendall's τ {tau:.2f}".replace("-", "−")
+            + f", {plural(build.stability.layers, 'layer')}): which side of a pair is called chosen is partly "
+            "chance.")))
+    masses = [mass for tree in run.trees for node in tree.nodes if node.judgement is not None
+              for mass in _grade_masses(node.judgement.parts)]
+    if masses and fmean(masses) < 0.5:
+        found.append(Caveat(Weight.NOTE, (
+            f"The judge gave the five grades {percent(fmean(masses))} of its next-token probability on average; the "
+            "rest fell on other words. The expected grade is taken over the grades alone.")))
+    if len(run.pairs) < FEW_PAIRS:
+        found.append(Caveat(Weight.NOTE, (
+            f"{plural(len(run.pairs), 'pair')} can teach habits (length, not repeating), hardly judgement.")))
+    return found
+
+
+def _grade_masses(parts: Mapping[str, Any]) -> list[float]:
+    """How much next-token probability fell on the grades, wherever the parts of a judgement hold it."""
+    masses: list[float] = []
+    for name, value in parts.items():
+        if isinstance(value, Mapping):
+            masses += value.values() if name == "grade_mass" else _grade_masses(value)
+    return masses
+
+
+def _on_model(run: RunData) -> list[Caveat]:
+    model = str(run.setting("policy", "model") or "")
+    found: list[Caveat] = []
+    if model.startswith("demo:"):
+        found.append(Caveat(Weight.NOTE, (
+            f"{model.removeprefix('demo:')} is a small base model that was never taught to follow requests. It can "
+            "show that every stage works and pick up habits such as length and not repeating itself. It cannot plan an "
+            "essay or get facts right, and as a judge it has little taste. Use it to learn the tool, not to judge the "
+            "method.")))
+    if run.manifest.git and run.manifest.git.get("dirty"):
+        found.append(Caveat(Weight.NOTE, "The code had uncommitted changes: the commit alone does not reproduce it."))
+    return found
