@@ -208,7 +208,7 @@ def _checked_address(base_url: str | None) -> str:
     """The server's address, safe to be shown.
 
     Raises:
-        ConfigError: It is no http address, or holds a user name or a password.
+        ConfigError: It is no http address, or holds a user name, a password or a query.
     """
     parts = urlsplit(base_url or "")
     if parts.username is not None or parts.password is not None:
@@ -216,6 +216,9 @@ def _checked_address(base_url: str | None) -> str:
                           mend="take them out; name the variable that holds the key: api_key_env: MY_KEY")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError("not an http(s) address", where="base_url", mend="for example http://127.0.0.1:8000/v1")
+    if parts.query or parts.fragment:
+        raise ConfigError("the address goes on after its path", where="base_url",
+                          mend="leave out what begins with ? or #")
     return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 

@@ -1,0 +1,515 @@
+import asyncio
+import dataclasses
+import json
+import logging
+import math
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lpo.errors import BackendError, LpoError, RequestRejectedError, RunLockedError
+from lpo.llm.base import Completion, Context, Finish, Request, Sampling, ScoreRequest, TokenLogprobs
+from lpo.llm.journal import Journal, JournaledLLM, request_key
+from lpo.llm.journal_file import Outcome
+from lpo.records import Message, Usage
+
+IDENTITY = {"backend": "hash", "model": "one", "revision": None}
+AWKWARD = (-0.1, -1e-17, -5e-324, -123456.789012345678, -0.0, -math.inf, -2 / 3)
+
+
+class HashModel:
+    """A model in this process whose reply is a function of the request; counts what reaches it."""
+
+    def __init__(self, finish: Finish = Finish.STOP, **identity: Any) -> None:
+        self.identity = {**IDENTITY, **identity}
+        self.finish = finish
+        self.reached: list[Any] = []
+        self.gate: asyncio.Event | None = None
+        self.error: Exception | None = None
+        self.text: Callable[[Request], str] = lambda request: f"answer to {request.seed}/{request.index} 漢字 🙂\n"
+
+    async def _arrive(self, request: Any) -> None:
+        self.reached.append(request)
+        if self.gate:
+            await self.gate.wait()
+        if self.error:
+            raise self.error
+
+    async def generate(self, request: Request) -> Completion:
+        await self._arrive(request)
+        usage = Usage(calls=1, tokens_in=3, tokens_out=7, seconds=0.5, cost=0.25)
+        return Completion(self.text(request), self.finish, AWKWARD, usage)
+
+    async def logprobs(self, request: ScoreRequest) -> TokenLogprobs:
+        await self._arrive(request)
+        values = tuple(tuple(AWKWARD[:2] for _ in request.continuations) for _ in request.contexts)
+        return TokenLogprobs(values, Usage(calls=1, tokens_in=3))
+
+    async def close(self) -> None:
+        pass
+
+
+def ask(seed: int = 0, **changes: Any) -> Request:
+    return dataclasses.replace(Request(Context("Write."), Sampling(max_tokens=9), seed=seed), **changes)
+
+
+def stored_keys(path: Path) -> set[str]:
+    connection = sqlite3.connect(path)
+    keys = {row[0] for row in connection.execute("SELECT key FROM replies")}
+    connection.close()
+    return keys
+
+
+async def ask_all(llm: JournaledLLM, seeds: Iterable[int]) -> list[Completion]:
+    return await asyncio.gather(*(llm.generate(ask(seed)) for seed in seeds))
+
+
+def fill(path: Path, count: int) -> None:
+    with Journal(path) as journal:
+        asyncio.run(ask_all(JournaledLLM(HashModel(), journal), range(count)))
+
+
+# What is returned ----------------------------------------------------------------------------------------------------
+
+
+def test_a_hit_is_the_same_text_and_bit_identical_floats_in_another_process_life(tmp_path: Path) -> None:
+    async def once() -> tuple[Completion, TokenLogprobs, HashModel]:
+        with Journal(tmp_path / "journal.sqlite") as journal:
+            model = HashModel()
+            llm = JournaledLLM(model, journal)
+            scores = ScoreRequest((Context("a"), Context("b")), ("x", "y"))
+            return await llm.generate(ask()), await llm.logprobs(scores), model
+
+    first, first_scores, reached = asyncio.run(once())
+    second, second_scores, unreached = asyncio.run(once())
+    assert len(reached.reached) == 2
+    assert not unreached.reached
+    assert (second.text, second.finish) == (first.text, first.finish)
+    assert [value.hex() for value in second.logprobs or ()] == [value.hex() for value in AWKWARD]
+    assert second_scores.values == first_scores.values
+    assert first.usage.calls == 1
+    assert second.usage == second_scores.usage == Usage(cached=1)
+
+
+def test_totals_of_usage_are_kept_by_purpose(tmp_path: Path) -> None:
+    async def work() -> dict[str, Usage]:
+        with Journal(tmp_path / "j.sqlite") as journal:
+            llm = JournaledLLM(HashModel(), journal)
+            for request in (ask(1), ask(1), ask(2), ask(1, purpose="judge")):
+                await llm.generate(request)
+            return llm.usage
+
+    usage = asyncio.run(work())
+    assert usage["policy"] == Usage(calls=2, cached=1, tokens_in=6, tokens_out=14, seconds=1.0, cost=0.5)
+    assert usage["judge"].calls == 1
+
+
+@pytest.mark.parametrize(("finish", "purpose", "kept"), [
+    (Finish.STOP, "policy", True), (Finish.LENGTH, "policy", True), (Finish.REFUSED, "policy", False),
+    (Finish.STOP, "judge", True), (Finish.LENGTH, "judge", False), (Finish.REFUSED, "judge", False),
+    (Finish.LENGTH, "rewrite", False),
+])
+def test_a_cut_reply_is_kept_for_a_policy_only_and_a_refusal_never(
+    tmp_path: Path, finish: Finish, purpose: str, kept: bool
+) -> None:
+    async def work() -> tuple[int, dict[Outcome, int]]:
+        with Journal(tmp_path / "j.sqlite") as journal:
+            model = HashModel(finish)
+            for _ in range(2):
+                reply = await JournaledLLM(model, journal).generate(ask(purpose=purpose))
+                assert reply.finish is finish
+            return len(model.reached), dict(journal.counts().ever)
+
+    reached, ever = asyncio.run(work())
+    assert reached == (1 if kept else 2)
+    assert ever[Outcome.ANSWER] == (1 if kept else 0)
+    assert sum(ever.values()) == reached
+
+
+def test_errors_are_counted_and_never_stored(tmp_path: Path) -> None:
+    async def work() -> Any:
+        with Journal(tmp_path / "j.sqlite") as journal:
+            model = HashModel()
+            llm = JournaledLLM(model, journal)
+            for error in (BackendError("down"), RequestRejectedError("too long")):
+                model.error = error
+                with pytest.raises(BackendError):
+                    await llm.generate(ask())
+            model.error = None
+            await llm.generate(ask())
+            return journal.counts()
+
+    counts = asyncio.run(work())
+    assert (counts.entries, counts.calls, counts.hits) == (1, 3, 0)
+    assert (counts.ever[Outcome.FAILED], counts.ever[Outcome.REJECTED], counts.ever[Outcome.ANSWER]) == (1, 1, 1)
+
+
+def test_lone_surrogates_and_nul_break_nothing(tmp_path: Path) -> None:
+    async def work() -> list[Completion]:
+        with Journal(tmp_path / "j.sqlite") as journal:
+            model = HashModel()
+            model.text = lambda _request: "half \ud83d and nul \0."
+            llm = JournaledLLM(model, journal)
+            request = ask(context=Context("a lone \udc00 in the prompt"))
+            return [await llm.generate(request), await llm.generate(request)]
+
+    first, second = asyncio.run(work())
+    assert first.text == second.text == "half \ufffd and nul ."
+    assert second.usage.cached == 1
+
+
+# Concurrency ---------------------------------------------------------------------------------------------------------
+
+
+def test_equal_requests_in_flight_make_one_call(tmp_path: Path) -> None:
+    async def work() -> tuple[list[Completion], int, Any]:
+        with Journal(tmp_path / "j.sqlite") as journal:
+            model = HashModel()
+            model.gate = asyncio.Event()
+            llm, other = JournaledLLM(model, journal), JournaledLLM(model, journal)
+            tasks = [asyncio.create_task(one.generate(ask())) for one in (llm, llm, other)]
+            await asyncio.sleep(0.01)
+            model.gate.set()
+            return await asyncio.gather(*tasks), len(model.reached), journal.counts()
+
+    replies, reached, counts = asyncio.run(work())
+    assert reached == 1
+    assert len({reply.text for reply in replies}) == 1
+    assert [reply.usage.calls for reply in replies] == [1, 0, 0]
+    assert (counts.calls, counts.hits) == (1, 2)
+
+
+def test_who_waits_for_a_failing_call_gets_its_error(tmp_path: Path) -> None:
+    async def work() -> tuple[list[Any], int]:
+        with Journal(tmp_path / "j.sqlite") as journal:
+            model = HashModel()
+            model.gate, model.error = asyncio.Event(), RequestRejectedError("no")
+            llm = JournaledLLM(model, journal)
+            tasks = [asyncio.create_task(llm.generate(ask())) for _ in range(3)]
+            await asyncio.sleep(0.01)
+            model.gate.set()
+            return await asyncio.gather(*tasks, return_exceptions=True), len(model.reached)
+
+    replies, reached = asyncio.run(work())
+    assert reached == 1
+    assert all(isinstance(reply, RequestRejectedError) for reply in replies)
+
+
+def test_when_the_caller_of_a_call_gives_up_another_makes_it(tmp_path: Path) -> None:
+    async def work() -> tuple[Completion, int]:
+        with Journal(tmp_path / "j.sqlite") as journal:
+            model = HashModel()
+            model.gate = asyncio.Event()
+            llm = JournaledLLM(model, journal)
+            first, second = (asyncio.create_task(llm.generate(ask())) for _ in range(2))
+            await asyncio.sleep(0.01)
+            first.cancel()
+            await asyncio.sleep(0.01)
+            model.gate.set()
+            reply = await second
+            assert first.cancelled()
+            return reply, len(model.reached)
+
+    reply, reached = asyncio.run(work())
+    assert reached == 2
+    assert reply.usage.calls == 1
+
+
+def test_replies_that_finish_together_cost_one_commit_and_wake_in_order(tmp_path: Path) -> None:
+    statements: list[str] = []
+    woken: list[int] = []
+
+    async def one(llm: JournaledLLM, seed: int) -> None:
+        await llm.generate(ask(seed))
+        woken.append(seed)
+
+    async def work() -> None:
+        with Journal(tmp_path / "j.sqlite") as journal:
+            journal._file._connection.set_trace_callback(statements.append)
+            model = HashModel()
+            model.gate = asyncio.Event()
+            tasks = [asyncio.create_task(one(JournaledLLM(model, journal), seed)) for seed in range(32)]
+            await asyncio.sleep(0.01)
+            model.gate.set()
+            await asyncio.gather(*tasks)
+
+    asyncio.run(work())
+    assert statements.count("COMMIT") == 1
+    assert woken == list(range(32))
+
+
+def test_a_reply_is_in_the_file_before_it_is_returned(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+
+    async def work() -> None:
+        with Journal(path) as journal:
+            for seed in range(3):
+                await JournaledLLM(HashModel(), journal).generate(ask(seed))
+                assert request_key(IDENTITY, ask(seed)) in stored_keys(path)
+
+    asyncio.run(work())
+
+
+def test_one_journal_serves_several_event_loops_one_after_the_other(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j.sqlite") as journal:
+        for seed in range(3):
+            asyncio.run(JournaledLLM(HashModel(), journal).generate(ask(seed)))
+        assert journal.counts().entries == 3
+
+
+# The key -------------------------------------------------------------------------------------------------------------
+
+BASE_SCORES = ScoreRequest((Context("a"),), ("x", "y"))
+CHANGES: dict[type, dict[str, Any]] = {
+    Context: {"prompt": "Write!", "prefix": "So far."},
+    Sampling: {"max_tokens": 10, "temperature": 0.5, "top_p": 0.5, "top_k": 4, "repetition_penalty": 1.1,
+               "stop": ("\n",)},
+    Request: {"context": Context("Other."), "sampling": Sampling(8), "seed": 1, "index": 1, "purpose": "judge",
+              "json_schema": {"type": "object"}},
+    ScoreRequest: {"contexts": (Context("b"),), "continuations": ("x",), "purpose": "policy"},
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_every_field_of_a_request_is_part_of_the_key(kind: type) -> None:
+    assert {field.name for field in dataclasses.fields(kind)} == set(CHANGES[kind]), "a new field: does it matter?"
+    keys = {request_key(IDENTITY, ask()), request_key(IDENTITY, BASE_SCORES)}
+    for name, value in CHANGES[kind].items():
+        request: Request | ScoreRequest = ask()
+        if kind is Context:
+            request = ask(context=dataclasses.replace(ask().context, **{name: value}))
+        elif kind is Sampling:
+            request = ask(sampling=dataclasses.replace(ask().sampling, **{name: value}))
+        elif kind is Request:
+            request = ask(**{name: value})
+        else:
+            request = dataclasses.replace(BASE_SCORES, **{name: value})
+        keys.add(request_key(IDENTITY, request))
+    assert len(keys) == 2 + len(CHANGES[kind])
+
+
+def test_every_part_of_the_identity_is_part_of_the_key_and_its_order_is_not() -> None:
+    keys = {request_key({**IDENTITY, name: "other"}, ask()) for name in IDENTITY}
+    assert len({*keys, request_key(IDENTITY, ask())}) == len(IDENTITY) + 1
+    assert request_key(dict(reversed(IDENTITY.items())), ask()) == request_key(IDENTITY, ask())
+
+
+def test_equal_numbers_are_equal_keys_and_messages_are_not_their_text() -> None:
+    assert request_key(IDENTITY, ask(sampling=Sampling(9, temperature=1))) == request_key(IDENTITY, ask())
+    message = Message(role="user", content="Write.")
+    roles = [(message,), (message.model_copy(update={"role": "system"}),), (message, message)]
+    assert len({request_key(IDENTITY, ask(context=Context(prompt))) for prompt in [*roles, "Write."]}) == 4
+
+
+def test_the_order_of_a_schemas_properties_is_part_of_the_key() -> None:
+    schemas = [{"properties": {"a": {}, "b": {}}}, {"properties": {"b": {}, "a": {}}}]
+    assert len({request_key(IDENTITY, ask(json_schema=schema)) for schema in schemas}) == 2
+
+
+def test_keys_are_the_same_in_every_process() -> None:
+    program = textwrap.dedent("""
+        from lpo.llm.base import *
+        from lpo.llm.journal import request_key
+        print(request_key({"b": 1, "a": {"z": 0.7, "y": None}}, Request(Context("漢字", "x"), Sampling(9), seed=3)))
+    """)
+    keys = {
+        subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, text=True,
+                       capture_output=True, check=True).stdout
+        for seed in ("1", "2")
+    }
+    assert len(keys) == 1
+
+
+texts = st.text(max_size=8)
+requests = st.builds(
+    Request, st.builds(Context, texts, texts),
+    st.builds(Sampling, st.integers(1, 9), st.sampled_from([0.0, 0.5, 1.0]), stop=st.tuples(texts) | st.just(())),
+    seed=st.integers(0, 3), index=st.integers(0, 3), purpose=st.sampled_from(["policy", "judge"]),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(requests, requests)
+def test_keys_are_equal_exactly_when_requests_are(left: Request, right: Request) -> None:
+    assert (request_key(IDENTITY, left) == request_key(IDENTITY, right)) == (left == right)
+
+
+# Kills, corruption, locks --------------------------------------------------------------------------------------------
+
+JOURNALING_CHILD = """
+    import asyncio, sys
+    sys.path.insert(0, {tests!r})
+    from test_journal import *
+
+    async def worker(llm, first):
+        for seed in range(first, 10**6, 4):
+            await llm.generate(ask(seed))
+            print(seed, flush=True)
+
+    async def main():
+        llm = JournaledLLM(HashModel(), Journal(Path({path!r})))
+        await asyncio.gather(*(worker(llm, first) for first in range(4)))
+
+    asyncio.run(main())
+"""
+
+
+def test_kill_9_loses_no_reply_that_was_returned(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    program = textwrap.dedent(JOURNALING_CHILD).format(tests=str(Path(__file__).parent), path=str(path))
+    reported: list[int] = []
+    for life in range(3):
+        child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        assert child.stdout
+        lives_until = len(reported) + 50 + 37 * life
+        for line in child.stdout:
+            reported.append(int(line))
+            if len(reported) >= lives_until:
+                break
+        os.kill(child.pid, signal.SIGKILL)
+        reported.extend(int(line) for line in child.stdout if line.endswith("\n"))
+        child.stdout.close()
+        assert child.wait() == -signal.SIGKILL
+    assert {request_key(IDENTITY, ask(seed)) for seed in reported} <= stored_keys(path)
+    with Journal(path) as journal:
+        counts = journal.counts()
+        model = HashModel()
+        replies = asyncio.run(ask_all(JournaledLLM(model, journal), reported))
+        assert [reply.text for reply in replies] == [model.text(ask(seed)) for seed in reported]
+    assert not model.reached
+    assert counts.entries == counts.ever[Outcome.ANSWER]  # three lives, and no call was finished twice
+
+
+def damage_by_truncation(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def damage_a_page(path: Path) -> None:
+    """Overwrite the page that holds reply 150: the scans from both ends stop there."""
+    payload = bytearray(path.read_bytes())
+    page = payload.index(b"answer to 150/0") // 4096
+    payload[page * 4096 : (page + 1) * 4096] = b"\xff" * 4096
+    path.write_bytes(payload)
+
+
+def damage_by_overwriting(path: Path) -> None:
+    payload = bytearray(path.read_bytes())
+    payload[:200] = b"not a database " * 13 + b"12345"
+    path.write_bytes(payload)
+
+
+def damage_one_reply(path: Path) -> None:
+    payload = path.read_bytes()
+    assert payload.count(b"answer to 17/0") == 1
+    path.write_bytes(payload.replace(b"answer to 17/0", b"answer to 71/0"))
+
+
+def damage_by_another_version(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+
+def damage_by_another_program(path: Path) -> None:
+    path.unlink()
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE replies (anything)")
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize(("damage", "least", "most"), [
+    (damage_by_truncation, 0, 299), (damage_a_page, 250, 299), (damage_one_reply, 299, 299),
+    (damage_by_overwriting, 0, 0), (damage_by_another_version, 0, 0), (damage_by_another_program, 0, 0),
+])
+def test_a_file_that_cannot_be_trusted_is_set_aside_and_only_whole_replies_are_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], least: int, most: int
+) -> None:
+    path = tmp_path / "journal.sqlite"
+    fill(path, 300)
+    damage(path)
+    damaged = path.read_bytes()
+    with caplog.at_level(logging.WARNING), Journal(path) as journal:
+        counts = journal.counts()
+        model = HashModel()
+        replies = asyncio.run(ask_all(JournaledLLM(model, journal), range(300)))
+        assert [reply.text for reply in replies] == [model.text(ask(seed)) for seed in range(300)]
+        assert journal.counts().entries == 300
+    assert least <= counts.entries <= most
+    assert counts.ever[Outcome.ANSWER] == counts.entries
+    assert len(model.reached) == 300 - counts.entries
+    assert (tmp_path / "journal.sqlite.broken-1").read_bytes() == damaged
+    assert "journal.sqlite.broken-1" in caplog.text
+    with Journal(path) as journal:
+        assert journal.counts().entries == 300
+    assert not (tmp_path / "journal.sqlite.broken-2").exists()
+
+
+def test_a_second_broken_file_does_not_overwrite_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    for content in (b"first" * 500, b"second" * 500):
+        path.write_bytes(content)
+        Journal(path).close()
+    assert (tmp_path / "j.sqlite.broken-1").read_bytes() == b"first" * 500
+    assert (tmp_path / "j.sqlite.broken-2").read_bytes() == b"second" * 500
+
+
+def test_an_empty_file_is_a_new_journal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "j.sqlite"
+    path.touch()
+    with Journal(path) as journal:
+        assert journal.counts().entries == 0
+    assert not caplog.records
+
+
+def test_a_locked_file_is_a_clear_error_and_becomes_usable_again(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    fill(path, 1)
+    other = sqlite3.connect(path, isolation_level=None)
+    with Journal(path) as journal:
+        llm = JournaledLLM(HashModel(), journal)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(RunLockedError, match="another process"):
+            asyncio.run(llm.generate(ask(5)))
+        other.execute("ROLLBACK")
+        assert asyncio.run(llm.generate(ask(5))).usage.calls == 1
+    other.close()
+
+
+def test_a_full_disk_is_a_clear_error_and_keeps_what_was_stored(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    fill(path, 5)
+    with Journal(path) as journal:
+        pages = journal._file._connection.execute("PRAGMA page_count").fetchone()[0]
+        journal._file._connection.execute(f"PRAGMA max_page_count = {pages}")
+        model = HashModel()
+        model.text = lambda _request: "long " * 10_000
+        with pytest.raises(LpoError, match="disk is full"):
+            asyncio.run(JournaledLLM(model, journal).generate(ask(99)))
+    with Journal(path) as journal:
+        assert journal.counts().entries == journal.counts().ever[Outcome.ANSWER] == 5
+
+
+def test_a_folder_that_cannot_be_written_to_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(LpoError, match="journal cannot be used"):
+        Journal(tmp_path / "file" / "j.sqlite")
+
+
+def test_values_are_json_and_hold_what_the_call_took(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    fill(path, 1)
+    connection = sqlite3.connect(path)
+    value = json.loads(connection.execute("SELECT value FROM replies").fetchone()[0])
+    connection.close()
+    assert value["usage"]["cost"] == 0.25
