@@ -55,10 +55,11 @@ def chunked_logprobs(
         ValueError: Shapes do not fit, or a setting is not above zero.
     """
     _check_shapes(hidden_ND, weight_VD, targets_N, bias)
-    tiles = _default_tiles(hidden_ND.device)
+    default = _default_tiles(hidden_ND.device)
     head = _Head(
-        scale=scale, softcap=softcap, temperature=temperature, token_chunk=token_chunk or tiles[0],
-        vocab_chunk=vocab_chunk or tiles[1],
+        scale=scale, softcap=softcap, temperature=temperature,
+        token_chunk=default[0] if token_chunk is None else token_chunk,
+        vocab_chunk=default[1] if vocab_chunk is None else vocab_chunk,
         dtype=torch.float64 if torch.float64 in (hidden_ND.dtype, weight_VD.dtype) else torch.float32)
     head_trains = weight_VD.requires_grad or (bias is not None and bias.requires_grad)
     keep_gradient = torch.is_grad_enabled() and hidden_ND.requires_grad and not head_trains

@@ -88,7 +88,7 @@ def oracle(inputs: LossInputs, pair: int, loss_type: LossType, chosen: LossSetti
             raise AssertionError("SamPO draws tokens; it has tests of its own")
 
 
-# --- values ------------------------------------------------------------------------------------------------------
+# --- values ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loss_type", [loss_type for loss_type in LossType if loss_type != LossType.SAMPO])
@@ -174,7 +174,7 @@ def test_at_equal_lengths_ln_dpo_with_beta_times_length_is_dpo():
                                preference_loss(inputs, make_settings(LossType.SIGMOID, beta=0.1)).losses_P)
 
 
-# --- SamPO's draw --------------------------------------------------------------------------------------------------
+# --- SamPO's draw ------------------------------------------------------------
 
 
 def sampled_tokens(inputs: LossInputs, seed: int = 0) -> list[set[int]]:
@@ -211,7 +211,7 @@ def test_sampo_depends_on_seed_and_key_and_not_on_the_batch():
     assert sampled_tokens(alone) == sampled_tokens(inputs)[2:]
 
 
-# --- shapes --------------------------------------------------------------------------------------------------------
+# --- shapes ------------------------------------------------------------
 
 
 def test_shared_and_nested_sides_equal_separate_rows():
@@ -270,7 +270,7 @@ def test_half_precision_logprobs_are_summed_in_float32():
     assert abs(outputs.logps_chosen_P.double() - expected) < 1e-2
 
 
-# --- mixtures, rewards and metrics -----------------------------------------------------------------------------------
+# --- mixtures, rewards and metrics ------------------------------------------------------------
 
 
 def test_a_mixture_is_the_weighted_sum_of_its_losses():
@@ -314,7 +314,7 @@ def test_kl_estimates_the_divergence_from_the_reference_on_text_it_wrote():
     torch.testing.assert_close(estimate, divergence, rtol=0.05, atol=0)
 
 
-# --- properties ------------------------------------------------------------------------------------------------------
+# --- properties ------------------------------------------------------------
 
 lengths = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=6)
 
@@ -374,7 +374,7 @@ def test_smoothed_labels_put_the_optimum_at_the_flip_rate():
     assert torch.sigmoid(best).item() == pytest.approx(0.8, abs=2e-3)
 
 
-# --- settings --------------------------------------------------------------------------------------------------------
+# --- settings ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("field", "value", "reader"), [
