@@ -24,6 +24,7 @@ _BLANK_LINES = re.compile(r"(?:[ \t\r]*\n)*")
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _LIST_MARKER = re.compile(r"[\s>]*(?:\d+[.)]|[-*+])\s*")
 _TERMINAL = re.compile(r"[.!?。！？…]['\"’”»)\]）】」』*_]*$")
+_BEFORE_QUOTE = re.compile(r"[.!?…](?=\s+[\"“‘'])|[。！？…](?=[“‘「『])")
 _CJK_END = "。！？…’”」』）】》"
 
 
@@ -142,6 +143,10 @@ def _sentence_ends(text: str, start: int, end: int) -> Iterator[int]:
             stop = _after_blank_lines(text, stop)
         if _ends_sentence(text, start, stop, words):
             yield stop
+    # A step is often cut inside a quotation, and a quotation mark without its partner is what sentencex trips over.
+    for match in _BEFORE_QUOTE.finditer(text, start, end):
+        if _ends_sentence(text, start, match.end(), match[0]):
+            yield match.end()
 
 
 def _ends_sentence(text: str, start: int, stop: int, words: str) -> bool:

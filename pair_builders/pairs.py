@@ -105,11 +105,10 @@ def choose_pair(
 def _too_few(nodes: Sequence[SearchNode], candidates: Sequence[SearchNode]) -> NoPair:
     notes = [node.note for node in nodes if node.note is not None]
     detail = f"{len(candidates)} of {len(nodes)} candidates left: " + "; ".join(sorted(set(notes)))
-    if all(note.startswith(Reason.REQUEST_REJECTED) for note in notes) and not candidates:
-        return NoPair(Reason.REQUEST_REJECTED, detail)
-    if not candidates:
-        return NoPair(Reason.EMPTY, detail)
-    if len(nodes) > 1 and all(note.startswith("duplicate of ") for note in notes):
+    if notes and not candidates:
+        rejected = all(note.startswith(Reason.REQUEST_REJECTED) for note in notes)
+        return NoPair(Reason.REQUEST_REJECTED if rejected else Reason.EMPTY, detail)
+    if notes and all(note.startswith("duplicate of ") for note in notes):
         return NoPair(Reason.EQUAL_TEXTS, detail)
     return NoPair(Reason.TOO_FEW_CANDIDATES, detail)
 

@@ -94,6 +94,8 @@ def read_verdict(reply: str) -> Verdict:
         values = _strict_json(source)
     except json.JSONDecodeError:
         values, repaired = _repair(source), True
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or deep nesting
+        raise NotAVerdict(Unscored.UNPARSABLE, f"not usable JSON: {error}") from None
     try:
         parsed = _Reply.model_validate(values)
     except ValidationError as error:
