@@ -1,0 +1,32 @@
+"""Choice of the back end by its name; only the chosen one is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lpo.config import ModelConfig
+from lpo.errors import ConfigError
+from lpo.llm.base import LLM
+
+
+def create_llm(config: ModelConfig, *, adapter: Path | None = None) -> LLM:
+    """Open the language model a configuration names.
+
+    Args:
+        config: Model and back end.
+        adapter: Folder of a PEFT adapter; local models only.
+
+    Raises:
+        BackendError: The model cannot be used.
+        ConfigError: An adapter is asked of a server.
+    """
+    if config.backend == "openai":
+        if adapter is not None:
+            raise ConfigError("an adapter cannot be put on a model behind a server", where=str(adapter),
+                              mend="let the server load it, and give its name as model; or use backend: transformers")
+        from lpo.llm.openai import OpenAILLM
+
+        return OpenAILLM(config)
+    from lpo.llm.transformers import TransformersLLM
+
+    return TransformersLLM.load(config, adapter=adapter)

@@ -1,0 +1,169 @@
+"""Loading of transformers models: safe formats only, and errors that say what to do."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lpo.chat import load_chat_template
+from lpo.config import ModelConfig
+from lpo.errors import BackendError
+from lpo.llm.demo import is_demo, resolve_model
+
+_SAMPLE_BYTES = 2**20
+_MODEL_MEND = "check the name; offline, give the path of a local folder or download the model first"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What `load_model` gives.
+
+    Args:
+        model: In evaluation mode, on its device, adapter included.
+        tokenizer: Its tokenizer.
+        template: Jinja source of the chosen chat template; None for the tokenizer's own.
+        dtype: Of the weights.
+    """
+
+    model: Any
+    tokenizer: Any
+    template: str | None
+    dtype: torch.dtype
+
+
+def load_model(config: ModelConfig, adapter: Path | None = None) -> LoadedModel:
+    """Load a model for inference.
+
+    Raises:
+        BackendError: The model or the adapter is missing, unknown, in an unsafe format, or its device is not there.
+        ConfigError: There is no such demo model or chat template.
+    """
+    template = load_chat_template(config.chat_template)
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    path = resolve_model(config.model)
+    if path != config.model or Path(path).is_dir():
+        _refuse_pickled(Path(path), config.model)
+    options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **options)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise BackendError(f"the model cannot be loaded: {_first_sentence(error)}", where=config.model,
+                           mend=_mend(str(error))) from error
+    if adapter is not None:
+        model = _with_adapter(model, adapter, dtype)
+    return LoadedModel(model.to(device).eval(), tokenizer, template, dtype)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device a config means; `auto` takes an accelerator when there is one.
+
+    Raises:
+        BackendError: There is no such device.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BackendError(f"no device {name!r}: {_first_sentence(error)}", where="device",
+                           mend="use 'auto' or 'cpu'") from None
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype a config means; `auto` is float32 on CPU and bfloat16 elsewhere."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def model_identity(config: ModelConfig, loaded: LoadedModel, adapter: Path | None) -> dict[str, Any]:
+    """What tells this model from others in a journal's key: neither its device nor where its files lie."""
+    folder = Path(config.model)
+    local = not is_demo(config.model) and folder.is_dir()
+    template = loaded.template or getattr(loaded.tokenizer, "chat_template", None)
+    return {
+        "backend": "transformers",
+        "model": config.model,
+        # A tag moves; the commit it stood for when the model was loaded does not.
+        "revision": getattr(loaded.model.config, "_commit_hash", None) or config.revision,
+        "weights": fingerprint_folder(folder, whole=False) if local else None,
+        "template": hashlib.sha256(str(template).encode()).hexdigest()[:16] if template else None,
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "adapter": fingerprint_folder(adapter, whole=True) if adapter else None,
+    }
+
+
+def fingerprint_folder(folder: Path, *, whole: bool) -> str:
+    """A hash of what a model folder holds (weights, configuration, tokenizer), whatever the folder is called.
+
+    Args:
+        folder: The folder.
+        whole: Hash every byte. Otherwise only the size, the first and the last MiB of each file: a large model is not
+            read twice, and training moves every weight.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in (".safetensors", ".json", ".jinja", ".model") or not path.is_file():
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as handle:
+            if whole or size <= 2 * _SAMPLE_BYTES:
+                while block := handle.read(_SAMPLE_BYTES):
+                    digest.update(block)
+            else:
+                digest.update(handle.read(_SAMPLE_BYTES))
+                handle.seek(-_SAMPLE_BYTES, 2)
+                digest.update(handle.read())
+    return digest.hexdigest()[:16]
+
+
+def _with_adapter(model: Any, adapter: Path, dtype: torch.dtype) -> Any:
+    weights = adapter / "adapter_model.safetensors"
+    if not (adapter / "adapter_config.json").is_file() or not weights.is_file():
+        raise BackendError("no adapter here (adapter_config.json and adapter_model.safetensors)", where=str(adapter),
+                           mend="give the folder that training wrote, for example runs/<name>/train/final")
+    from peft import PeftModel
+
+    try:
+        adapted = PeftModel.from_pretrained(model, str(adapter))
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise BackendError(f"the adapter does not fit the model: {_first_sentence(error)}", where=str(adapter),
+                           mend="use the model the adapter was trained on") from error
+    # Merged weights are faster, but in 16 bits the sum would round the adapter away.
+    return adapted.merge_and_unload() if dtype is torch.float32 else adapted
+
+
+def _refuse_pickled(folder: Path, name: str) -> None:
+    """Weights in .bin files are pickles: loading them runs whatever code they hold."""
+    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        raise _pickled(name)
+
+
+def _pickled(name: str) -> BackendError:
+    return BackendError("the weights are .bin files, which can run code when they are loaded", where=name,
+                        mend="use a revision with .safetensors, or convert them with model.save_pretrained(...)")
+
+
+def _mend(message: str) -> str:
+    if "trust_remote_code" in message:
+        return "read the model's code; if you trust it, set trust_remote_code: true"
+    if "safetensors" in message:
+        return "use a revision with .safetensors weights, or convert them with model.save_pretrained(...)"
+    return _MODEL_MEND
+
+
+def _first_sentence(error: BaseException) -> str:
+    lines: Sequence[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
