@@ -27,11 +27,10 @@ class LogAndSaveTogether(TrainerCallback):
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
+    ) -> None:
         """Called after the trainer's own callback has decided about saving."""
         if control.should_save or control.should_evaluate:
             control.should_log = True
-        return control
 
     on_epoch_end = on_step_end
 
@@ -54,7 +53,7 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         """Start the file from the state's history."""
         if state.is_world_process_zero:
-            rows = (_metrics_row(dict(logs), logs["step"]) for logs in state.log_history)
+            rows = (_metrics_row(dict(logs), int(logs["step"])) for logs in state.log_history)
             write_jsonl(self.path, [row for row in rows if row is not None])
 
     def on_log(

@@ -39,6 +39,7 @@ def wrap_policy(model: Any, args: StepDPOConfig, peft_config: Any) -> Any:
     """
     if args.disable_dropout:
         disable_dropout(model)
+    _keep_4bit_differentiable(model)
     if peft_config is not None:
         from peft import get_peft_model
 
@@ -73,6 +74,21 @@ def _require_removable(config: Any) -> None:
     if getattr(config, "bias", "none") != "none":
         raise ConfigError("biases trained in place cannot be switched off for the reference", where="peft_config.bias",
                           mend="use bias='none'")
+
+
+def _keep_4bit_differentiable(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights on a CPU.
+
+    At the first forward in evaluation mode, bitsandbytes (seen in 0.50) brings them into a format that its backward
+    does not know: from then on no gradient passes through these layers, and there is no error.
+    """
+    for name, module in model.named_modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            state = getattr(getattr(module, "weight", None), "quant_state", None)
+            if getattr(state, "packing_format_for_cpu", False):
+                raise ConfigError("4-bit weights were repacked for inference, which has no gradient", where=name,
+                                  mend="load the model anew and give it to the trainer before it writes anything")
+            module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
 
 def disable_dropout(model: nn.Module) -> None:

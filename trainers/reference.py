@@ -70,7 +70,7 @@ def weights_fingerprint(model: nn.Module) -> str:
         if not weight.requires_grad:
             digest.update(f"{name} {weight.dtype} {tuple(weight.shape)};".encode())
             flat = weight.detach().reshape(-1).contiguous().view(torch.uint8)
-            digest.update(flat.cpu().numpy())
+            digest.update(flat.cpu().numpy().data)
     return digest.hexdigest()
 
 

@@ -55,9 +55,10 @@ def attach_scoring(model: PreTrainedModel) -> None:
         ConfigError: The model's output head is not a plain linear layer, or it has no separate backbone.
     """
     require_plain_head(model)
-    if getattr(model, "_lpo_scores", False):
-        return
-    original = model.forward
+    if hasattr(model, "_plain_forward"):
+        return  # by an earlier trainer
+    # On the model, not in the closure: a deep copy of the model then carries its own.
+    model._plain_forward = model.forward  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     transform = HeadTransform.of(model.config)
 
     @functools.wraps(type(model).forward)  # `generate` reads the signature
@@ -66,7 +67,7 @@ def attach_scoring(model: PreTrainedModel) -> None:
         scored_targets: torch.Tensor | None = None, **kwargs: Any,
     ) -> Any:
         if scored_index is None or scored_targets is None:
-            return original(*args, **kwargs)
+            return self._plain_forward(*args, **kwargs)
         given = {name: value for name, value in kwargs.items() if value is not None} | {"use_cache": False}
         hidden_BTD = self.base_model(*args, **given).last_hidden_state
         hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, scored_index)
@@ -75,7 +76,6 @@ def attach_scoring(model: PreTrainedModel) -> None:
                                 scale=transform.scale, softcap=transform.softcap)
 
     model.forward = types.MethodType(forward, model)
-    model._lpo_scores = True  # pyright: ignore[reportAttributeAccessIssue]  (a second trainer must not wrap it again)
 
 
 def require_plain_head(model: PreTrainedModel) -> None:

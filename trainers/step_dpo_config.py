@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from transformers.utils import is_torch_bf16_gpu_available
+from transformers.utils.import_utils import is_torch_bf16_gpu_available
 from trl.trainer.base_config import _BaseConfig
 
 from lpo.trainers.loss_settings import LossSettings
@@ -70,7 +70,7 @@ class StepDPOConfig(_BaseConfig):
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
 
     bf16: bool | None = field(default=None, metadata={"help": "bfloat16 autocast. Default: where a GPU can do it."})
-    gradient_checkpointing: bool | None = field(
+    gradient_checkpointing: bool | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default=None, metadata={"help": "Recompute activations in the backward. Default: on an accelerator."}
     )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})

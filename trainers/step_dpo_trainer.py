@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer, TrainerCallback, set_seed
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalPrediction, TrainOutput, rotate_checkpoints
 from trl.trainer.base_trainer import _BaseTrainer
 
@@ -356,11 +357,14 @@ class StepDPOTrainer(_BaseTrainer):
             self._push_from_checkpoint(str(target))
 
     def _save_state(self, staged: Path) -> None:
-        from transformers.trainer_callback import ExportableState
-
-        for callback in [*self.callback_handler.callbacks, self.control]:
-            if isinstance(callback, ExportableState):
-                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+        """Write the trainer's state with that of the callbacks that have one, as the base class reads it."""
+        stateful = [item for item in [*self.callback_handler.callbacks, self.control]
+                    if isinstance(item, ExportableState)]
+        states: dict[str, list[Any]] = {}
+        for item in stateful:
+            states.setdefault(type(item).__name__, []).append(item.state())
+        self.state.stateful_callbacks = {  # pyright: ignore[reportAttributeAccessIssue]
+            name: several if len(several) > 1 else several[0] for name, several in states.items()}
         self.state.save_to_json(str(staged / "trainer_state.json"))
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

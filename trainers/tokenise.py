@@ -168,7 +168,7 @@ class Tokeniser:
 
     @cached_property
     def _n_appended(self) -> int:
-        """How many special tokens the tokenizer puts after a text."""
+        """How many special tokens the tokenizer puts after a text, seen on a letter that every tokenizer knows."""
         plain: list[int] = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         ids: list[int] = self.tokenizer("a", add_special_tokens=True)["input_ids"]
         starts = [i for i in range(len(ids)) if ids[i : i + len(plain)] == plain]
