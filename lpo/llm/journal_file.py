@@ -210,7 +210,7 @@ def _set_aside(path: Path) -> Path:
     while path.with_name(f"{path.name}.broken-{number}").exists():
         number += 1
     broken = path.with_name(f"{path.name}.broken-{number}")
-    for suffix in ("", "-wal", "-shm"):  # a log left behind would be replayed into the new file
+    for suffix in ("", "-wal", "-shm"):  # the log is part of the file
         part = path.with_name(path.name + suffix)
         if part.exists():
             part.rename(broken.with_name(broken.name + suffix))
