@@ -76,9 +76,11 @@ def test_known_accuracy_with_ties_and_holes() -> None:
     sides = [SideLogprobs(chosen=-1.0, rejected=-2.0), SideLogprobs(chosen=-2.0, rejected=-1.0),
              SideLogprobs(chosen=-1.0, rejected=-1.0), SideLogprobs(chosen=-0.5, rejected=-3.0),
              SideLogprobs(unscored="request_rejected")]
-    accuracy = preference_accuracy(sides, ["a", "a", "b", "c", "c"], seed=0, resamples=500)
-    assert (accuracy.mean, accuracy.n, accuracy.unscored) == (0.5, 4, 1)
-    assert accuracy.low is not None and accuracy.high is not None and accuracy.low < 0.5 < accuracy.high
+    few = preference_accuracy(sides, ["a", "a", "b", "c", "c"], seed=0, resamples=500)
+    assert (few.mean, few.low, few.n, few.unscored) == (0.5, None, 4, 1)
+    many = preference_accuracy(sides * 4, [f"g{index % 8}" for index in range(20)], seed=0, resamples=500)
+    assert (many.mean, many.n, many.unscored) == (0.5, 16, 4)
+    assert many.low is not None and many.high is not None and many.low < 0.5 < many.high
 
 
 def test_rows_hold_both_models_in_the_format_of_the_run_directory() -> None:
