@@ -128,7 +128,8 @@ class SearchNode(Record):
     """The step's own text; the text so far is the concatenation along the path, nothing in between."""
     ends: bool = False
     """Does the answer end with this step (the policy ended its turn)?"""
-    tokens: int = 0
+    tokens: int | None = None
+    """Tokens sampled, before the cut at a sentence end; None when the server gives no log-probabilities."""
     mean_logprob: float | None = None
     """Mean log-probability of the sampled tokens, in nats."""
     judgement: Judgement | None = None

@@ -114,7 +114,9 @@ def _work(source: str, overrides: Sequence[str] | None, stages: Sequence[str], r
     from lpo.run.pipeline import run as run_stages
     from lpo.run.progress import Reporter
 
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+    console = logging.StreamHandler()
+    console.setLevel(logging.WARNING)  # the run's own log file takes more
+    logging.basicConfig(format="%(name)s: %(message)s", handlers=[console])
     chosen = tuple(Stage(stage) for stage in stages)
     run_stages(load_config(source, overrides or ()), chosen, Reporter(), redo=_stage(redo))
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lpo.config import RunConfig, raise_issues, read_yaml, validate
 from lpo.errors import DataError
@@ -133,7 +136,9 @@ _WORK: dict[Stage, Callable[[RunConfig, PromptSet, RunDirectory, Reporter], None
 }
 
 
-def with_models(directory: RunDirectory, reporter: Reporter, work: Callable[[Models], Awaitable[Result]]) -> Result:
+def with_models(
+    directory: RunDirectory, reporter: Reporter, work: Callable[[Models], Coroutine[Any, Any, Result]]
+) -> Result:
     """Run asynchronous work over the run's models and journal.
 
     The first Ctrl-C lets calls in flight finish and be stored; the second one ends the process.
@@ -141,21 +146,36 @@ def with_models(directory: RunDirectory, reporter: Reporter, work: Callable[[Mod
 
     async def body() -> Result:
         stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
+        with Journal(directory / "journal.sqlite") as journal, _draining_interrupt(stop, reporter):
+            models = Models(journal, stop)
+            try:
+                return await work(models)
+            finally:
+                await models.close()
 
-        def on_interrupt() -> None:
-            loop.remove_signal_handler(signal.SIGINT)
-            reporter.say("stopping: waiting for the calls in flight (Ctrl-C again to stop at once)")
-            stop.set()
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(body())
+    with ThreadPoolExecutor(max_workers=1) as thread:  # a notebook's own loop is running here
+        return thread.submit(asyncio.run, body()).result()
 
-        loop.add_signal_handler(signal.SIGINT, on_interrupt)
-        journal = Journal(directory / "journal.sqlite")
-        models = Models(journal, stop)
-        try:
-            return await work(models)
-        finally:
-            loop.remove_signal_handler(signal.SIGINT)
-            await models.close()
-            journal.close()
 
-    return asyncio.run(body())
+@contextmanager
+def _draining_interrupt(stop: asyncio.Event, reporter: Reporter) -> Iterator[None]:
+    """Turn the first Ctrl-C into a request to stop; signals reach the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def on_interrupt() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        reporter.say("stopping: waiting for the calls in flight (Ctrl-C again to stop at once)")
+        stop.set()
+
+    loop.add_signal_handler(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
