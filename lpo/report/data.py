@@ -305,7 +305,7 @@ def _rows(path: Path, make: Callable[[dict[str, Any]], T]) -> list[T]:
         if not line.strip():
             continue
         try:
-            values, _ = clean_values(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+            values = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except ValueError as error:
             if number == len(lines):  # no newline after it: it is being written, or a kill cut it
                 break
@@ -313,6 +313,8 @@ def _rows(path: Path, make: Callable[[dict[str, Any]], T]) -> list[T]:
                             mend="mend or delete that line") from None
         if not isinstance(values, dict):
             raise DataError(f"line {number} is not a JSON object", where=f"{path}:{number}")
+        if b"\\u" in line:  # what UTF-8 cannot hold (half an emoji) can only come in as an escape
+            values, _ = clean_values(values)
         try:
             rows.append(make(values))
         except DataError as error:

@@ -133,9 +133,13 @@ def facts(run: RunData) -> tuple[tuple[str, str], ...]:
 
 
 def _judge(run: RunData, judge: Any) -> str | None:
+    if not run.config:
+        return None
+    named = "the model itself, by expected grade"
     if isinstance(judge, Mapping):
-        return f"{judge.get('model')}, {str(judge.get('method', '')).replace('_', ' ')}"
-    return "the model itself, by expected grade" if run.config else None
+        named = f"{judge.get('model')}, {str(judge.get('method', '')).replace('_', ' ')}"
+    in_reward = run.setting("build", "reward", "judge") != 0
+    return named if in_reward else f"{named}; not part of the training reward"
 
 
 def _method(run: RunData) -> str | None:
@@ -173,7 +177,8 @@ def _hardware(hardware: Mapping[str, Any]) -> str:
     accelerators = hardware.get("accelerators")
     parts = [hardware.get("cpu"), f"{hardware['cores']} cores" if hardware.get("cores") else None,
              f"{hardware['memory_gb']} GB" if hardware.get("memory_gb") else None,
-             ", ".join(map(str, accelerators)) if accelerators else "no accelerator" if hardware else None]
+             ", ".join(map(str, accelerators)) if accelerators else None,
+             "no accelerator" if accelerators == [] else None]  # None: nothing has looked for one
     return ", ".join(str(part) for part in parts if part)
 
 
