@@ -1,0 +1,71 @@
+"""Every example on the page of data formats is what the code reads and writes."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lpo.config import PromptsConfig
+from lpo.evaluation import Answer, Metric, PreferenceRow
+from lpo.prompts import load_prompts
+from lpo.records import PreferencePair, Reason, RejectedRow, SearchTree
+from lpo.report.data import Build, Manifest, Sample, Scores
+from lpo.run.building import BuildSummary
+from lpo.run.directory import Stage
+from lpo.run.training import TrainSummary
+from lpo.trainers.columns import read_pair
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "data-formats.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```json (\w+)\n(.+)\n```$", PAGE, flags=re.MULTILINE)
+
+
+def examples(kind: str) -> list[dict[str, Any]]:
+    found = [json.loads(line) for name, line in EXAMPLES if name == kind]
+    assert found, kind
+    return found
+
+
+def test_every_prompt_example_is_usable(tmp_path: Path) -> None:
+    path, other = tmp_path / "prompts.jsonl", tmp_path / "other.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in examples("prompts")), encoding="utf-8")
+    other.write_text('{"prompt": "Something else."}\n', encoding="utf-8")
+    prompts = load_prompts(PromptsConfig(path=str(path), held_out_path=str(other)))
+    assert [prompt.target_words for prompt in prompts.build] == [120, 300, 100] and not prompts.rejected
+    assert prompts.build[1].meta["kind"] == "Literature and Creative Writing"
+
+
+def test_the_training_columns_example_is_read_whole() -> None:
+    [row] = examples("columns")
+    assert read_pair(row, "x").model_dump(mode="json", include=set(row)) == row
+
+
+@pytest.mark.parametrize(("kind", "record"), [
+    ("tree", SearchTree), ("pair", PreferencePair), ("rejected", RejectedRow), ("answer", Answer),
+    ("preference", PreferenceRow),
+])
+def test_examples_of_records_have_exactly_the_records_fields(kind: str, record: Any) -> None:
+    [row] = examples(kind)
+    assert record.model_validate(row).to_json() == row
+
+
+@pytest.mark.parametrize(("kind", "record"), [
+    ("manifest", Manifest), ("build", Build), ("sample", Sample), ("scores", Scores),
+])
+def test_the_other_examples_have_every_field_the_report_reads(kind: str, record: Any) -> None:
+    [row] = examples(kind)
+    record.model_validate(row)
+    assert set(record.model_fields) <= set(row)
+
+
+def test_summaries_of_stages_have_exactly_the_stored_fields() -> None:
+    assert set(examples("build")[0]) == set(BuildSummary.__dataclass_fields__)
+    assert set(examples("train")[0]) == set(TrainSummary.__dataclass_fields__)
+
+
+def test_the_page_names_every_file_reason_and_metric() -> None:
+    for stage in Stage:
+        assert all(f"`{name}" in PAGE for name in stage.outputs), stage
+    for names in (Reason, Metric):
+        assert all(f"`{name.value}`" in PAGE for name in names)
