@@ -19,6 +19,13 @@ from sentencex import get_sentence_boundaries  # pyright: ignore[reportAttribute
 MIN_KEPT = 1 / 3
 """Smallest share of a step's characters that a cut may leave: a shorter step wastes what was sampled."""
 
+_RUN_UP = 500
+"""Characters before the first place for a cut that are read along: a sentence begins somewhere among them."""
+
+_WINDOW = 20_000
+"""Characters of a paragraph, from its end, that are searched for sentence ends: sentencex takes quadratic time on some
+hostile texts."""
+
 _UNINDEXABLE = re.compile(r"[\ud800-\udfff\0]|\r(?!\n)")
 _BLANK_LINES = re.compile(r"(?:[ \t\r]*\n)*")
 _HAN = re.compile(r"[\u4e00-\u9fff]")
@@ -116,12 +123,12 @@ def _is_finished(block: Token, text: str, starts: list[int]) -> bool:
 def _inner_ends(text: str, starts: list[int], blocks: list[Token], first: int) -> Iterator[int]:
     """Ends of sentences inside paragraphs and of rows inside table bodies, from the last block backwards."""
     in_body = False
-    rows: list[Token] = []
+    units: list[Token] = []
     for block in blocks:
         in_body = block.type == "tbody_open" or (in_body and block.type not in ("thead_open", "table_open"))
         if block.type == "paragraph_open" or (block.type == "tr_open" and in_body):
-            rows.append(block)
-    for block in reversed(rows):
+            units.append(block)
+    for block in reversed(units):
         assert block.map is not None
         start, end = starts[block.map[0]], _end_of(block, text, starts)
         if end < first:
@@ -130,7 +137,7 @@ def _inner_ends(text: str, starts: list[int], blocks: list[Token], first: int) -
             if text[end - 1:end] == "\n":
                 yield end
         else:
-            yield from _sentence_ends(text, start, end)
+            yield from _sentence_ends(text, max(start, end - _WINDOW, first - _RUN_UP), end)
 
 
 def _sentence_ends(text: str, start: int, end: int) -> Iterator[int]:

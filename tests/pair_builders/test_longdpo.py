@@ -109,7 +109,7 @@ def test_a_token_boundary_leaves_the_step_as_it_was_sampled():
 
 def test_an_answer_that_ends_becomes_a_pair_and_stops_the_search():
     def write(request):
-        return completion(f"End {request.index + 10}. Yours, M", logprobs=[-1.0]) if request.index == 3 else step(request)
+        return completion("End 13. Yours, M", logprobs=[-1.0]) if request.index == 3 else step(request)
 
     result, _ = build(write, ByText(lambda draft: 1.0 if draft.complete else by_number(draft)))
     [pair] = result.pairs

@@ -80,7 +80,7 @@ def test_where_nothing_counts_there_is_no_score():
 
 @pytest.mark.parametrize("parts", [[], [(Fixed("a", 1), 0)], [(Fixed("a", 1), 1), (Fixed("a", 1), 1)]])
 def test_weights_and_names_are_checked(parts):
-    with pytest.raises(ValueError, match="weight|same name"):
+    with pytest.raises(ValueError, match=r"weight|same name"):
         WeightedScorer([Weighted(scorer, weight) for scorer, weight in parts])
 
 

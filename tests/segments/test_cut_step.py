@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from lpo.segments import MIN_KEPT, CutStep, cut_step
 
 PIECES = st.sampled_from([
-    "The rain fell. ", "She waited! ", "Why? ", "word ", "\n", "\n\n", "\r\n", "\r\n\r\n", "\r", "```", "```py\n", "~~~\n",
-    "| a | b |\n|---|---|\n", "| c. D | e |\n", "# Title\n", "- item. More\n", "1. ", "> quote. Yes\n", "他走了。", "“好！”",
-    "，", "👩‍👩‍👧 ", "\u2028", "\x85", "\x00", "\ud83d", "\ufeff", "…", "e.g. ", "3.5 ", "**bold.** ", "    code\n", "<div>\n",
+    "The rain fell. ", "She waited! ", "Why? ", "word ", "\n", "\n\n", "\r\n", "\r\n\r\n", "\r",
+    "```", "```py\n", "~~~\n", "    code\n", "<div>\n", "| a | b |\n|---|---|\n", "| c. D | e |\n", "# Title\n",
+    "- item. More\n", "1. ", "> quote. Yes\n", "**bold.** ", "e.g. ", "3.5 ", "…",
+    "他走了。", "“好！”", "，", "👩‍👩‍👧 ", "\u2028", "\x85", "\x00", "\ud83d", "\ufeff",
 ])
 TEXTS = st.one_of(st.text(max_size=200), st.lists(PIECES, max_size=40).map("".join))
 
@@ -101,7 +102,7 @@ def test_a_table_is_cut_between_rows_only():
 
 def test_a_heading_or_list_marker_is_never_left_at_the_end():
     assert kept("It rained all day.\n\n## The next day\n\nThen") == "It rained all day.\n\n"
-    assert kept("It rained. It poured.\n1. An item of the list\n2. ") == "It rained. It poured.\n1. An item of the list\n"
+    assert kept("It rained. It poured.\n1. An item of it\n2. ") == "It rained. It poured.\n1. An item of it\n"
     assert kept("## A heading that is long\n\n1. item") == "## A heading that is long\n\n1. item"
 
 
@@ -116,7 +117,8 @@ def test_a_step_that_begins_inside_a_sentence_is_cut_at_its_end():
 
 def test_a_cut_is_tokenised_as_the_whole_is(tiny_tokenizer):
     text = ("The lighthouse stood there. Rain fell on it, and the keeper wrote.\n\nShe never answered. "
-            "A letter came in winter.\n\n- one item\n- two items\n\n灯塔矗立在石堤的尽头。每天傍晚，守灯人写信。The end")
+            "A letter came in winter.\n\n- one item\n- two items\n\n"
+            "灯塔矗立在石堤的尽头。每天傍晚，守灯人写信。The end")
     for end in range(20, len(text)):
         cut = cut_step(text[:end], boundary="sentence")
         if not cut.dropped:
@@ -124,6 +126,12 @@ def test_a_cut_is_tokenised_as_the_whole_is(tiny_tokenizer):
         whole = tiny_tokenizer(cut.text + text[len(cut.text):], add_special_tokens=False).input_ids
         parts = [tiny_tokenizer(part, add_special_tokens=False).input_ids for part in (cut.text, text[len(cut.text):])]
         assert whole == parts[0] + parts[1], repr(cut.text[-20:])
+
+
+def test_a_long_answer_before_the_step_changes_nothing():
+    step = " the evening. Night came over the sea. And the"
+    assert kept(step, prefix="It rained all day. " * 5000 + "It was") == " the evening. Night came over the sea."
+    assert kept(step, prefix="word " * 30_000 + "and it was") == " the evening. Night came over the sea."
 
 
 @pytest.mark.parametrize("text", [
