@@ -127,14 +127,15 @@ def overlap(build: Sequence[Prompt], held_out: Sequence[Prompt]) -> list[tuple[s
     build_parts, held_out_parts = incidence(build), incidence(held_out)
     build_grams = csr_array(build_parts, shape=(len(build), len(columns)))
     held_out_grams = csr_array(held_out_parts, shape=(len(held_out), len(columns)))
-    sizes = build_grams.sum(axis=1)
+    by_gram, sizes = build_grams.T.tocsr(), build_grams.sum(axis=1)
     found: list[tuple[str, str]] = []
-    for row, prompt in enumerate(held_out):
-        shared = (held_out_grams[[row]] @ build_grams.T).tocoo()
-        size = held_out_grams[[row]].sum()
-        near = [(int(other), int(count)) for other, count in zip(shared.coords[1], shared.data, strict=True)]
-        found += [(build[other].id, prompt.id) for other, count in sorted(near)
-                  if count >= NEAR * (size + sizes[other] - count)]
+    for start in range(0, len(held_out), 256):  # in blocks: prompts made from one template share much
+        block = held_out_grams[start:start + 256]
+        shared, block_sizes = (block @ by_gram).tocoo(), block.sum(axis=1)
+        rows, others = shared.coords
+        near = shared.data >= NEAR * (block_sizes[rows] + sizes[others] - shared.data)
+        found += [(build[other].id, held_out[start + row].id)
+                  for row, other in sorted(zip(rows[near].tolist(), others[near].tolist(), strict=True))]
     return found
 
 
