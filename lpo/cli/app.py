@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -117,6 +119,9 @@ def _work(source: str, overrides: Sequence[str] | None, stages: Sequence[str], r
     console = logging.StreamHandler()
     console.setLevel(logging.WARNING)  # the run's own log file takes more
     logging.basicConfig(format="%(name)s: %(message)s", handlers=[console])
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels nobody asked for
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\.")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     chosen = tuple(Stage(stage) for stage in stages)
     run_stages(load_config(source, overrides or ()), chosen, Reporter(), redo=_stage(redo))
 

@@ -64,10 +64,17 @@ def run(config: RunConfig, stages: Sequence[Stage], reporter: Reporter, *, redo:
     with directory.locked(), log_to(directory / "log.jsonl", config):
         directory.adopt(config, fingerprint([prompt.to_json() for prompt in (*prompts.build, *prompts.held_out)]), redo)
         directory.update_manifest(**environment.describe())
+        _say_prompts(prompts, reporter)
         for stage in stages:
             _do(stage, config, prompts, directory, reporter)
         write_report(directory, reporter)
     return directory
+
+
+def _say_prompts(prompts: PromptSet, reporter: Reporter) -> None:
+    aside = ", ".join(f"{name} {count}" for name, count in prompts.filtered.items())
+    reporter.say(f"prompts: {len(prompts.build)} to build from, {len(prompts.held_out)} held out, "
+                 f"{len(prompts.rejected)} rejected" + (f"; set aside by filters: {aside}" if aside else ""))
 
 
 def check_prompts(prompts: PromptSet) -> None:

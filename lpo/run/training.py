@@ -106,6 +106,8 @@ def train(config: RunConfig, prompts: Sequence[Prompt], directory: RunDirectory,
     Raises:
         NothingLeftError: The trainer rejected every pair.
     """
+    from transformers import PrinterCallback
+
     from lpo.trainers import StepDPOTrainer, latest_complete
 
     kept, held_out = split_groups(load_pairs(directory), config.train.eval_fraction)
@@ -117,6 +119,7 @@ def train(config: RunConfig, prompts: Sequence[Prompt], directory: RunDirectory,
         eval_dataset=_dataset(held_out) if held_out else None, processing_class=tokenizer,
         peft_config=_peft_config(config.train), callbacks=_callbacks(config, prompts, directory, reporter, tokenizer),
     )
+    trainer.remove_callback(PrinterCallback)  # the progress line says it; metrics.jsonl has every figure
     _replace_rejected(directory, trainer.rejected_rows)
     initial = _snapshot(trainer.model)
     checkpoint = latest_complete(directory / "train")
