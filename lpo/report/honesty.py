@@ -48,15 +48,15 @@ def _on_differences(run: RunData) -> list[Caveat]:
         if verdict is not Verdict.OPEN or measure.key in ("length_score", "judge"):
             by_verdict.setdefault(verdict, []).append(f"{measure.name.lower()} {bracket(measure, difference, signed)}")
     said = {
-        Verdict.OPEN: (Weight.WARNING, "The 95 % interval of the difference covers zero: {}. This run does not "
-                       "show that training changed it."),
-        Verdict.WORSE: (Weight.WARNING, "The trained model is worse, and the 95 % interval of the difference "
-                        "leaves out zero: {}."),
-        Verdict.BETTER: (Weight.GOOD, "The trained model is better, and the 95 % interval of the difference "
-                         "leaves out zero: {}."),
+        Verdict.WORSE: (Weight.WARNING, "the trained model is worse", "leaves out zero"),
+        Verdict.OPEN: (Weight.WARNING, "the run does not show a change", "covers zero"),
+        Verdict.BETTER: (Weight.GOOD, "the trained model is better", "leaves out zero"),
     }
-    return [Caveat(weight, text.format(", ".join(by_verdict[verdict]))) for verdict, (weight, text) in said.items()
-            if verdict in by_verdict]
+    on = f"On {'this prompt' if run.scores.n_prompts == 1 else f'these {run.scores.n_prompts:,} prompts'}"
+    return [
+        Caveat(weight, f"{on} {claim}; the 95 % interval of the difference {how}: {', '.join(by_verdict[verdict])}.")
+        for verdict, (weight, claim, how) in said.items() if verdict in by_verdict
+    ]
 
 
 def _on_scores(run: RunData) -> list[Caveat]:

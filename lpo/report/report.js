@@ -126,6 +126,7 @@
     if (pair.prefix_cut) byId("prefix").append(element("span", "left-out", `${counted(pair.prefix_cut, "character")} before … `));
     byId("prefix").append(pair.prefix);
     byId("prefix").scrollTop = byId("prefix").scrollHeight;
+    byId("prefix").classList.toggle("long", byId("prefix").scrollTop > 0);
     byId("how-marked").textContent = explainMarks(pair);
     SIDES.forEach((side) => fillSide(side, pair));
     fillPrinciples(pair, scales);

@@ -274,14 +274,16 @@ def _interval(mean: float | None, low: float | None, high: float | None, n: int 
 
 
 def _scores(worse: bool) -> dict[str, Any]:
-    difference = (-9.1, -15.0, -3.2) if worse else (7.5, -2.0, 15.0)
+    difference = (-7.5, -15.0, -3.2) if worse else (7.5, -2.0, 15.0)
+    low, high = (31.0, 12.5, 49.0), (38.5, 20.0, 57.0)
+    base, trained = (high, low) if worse else (low, high)
     return {
         "n_prompts": 3,
         "models": {
-            "base": {"length_score": _interval(31.0, 12.5, 49.0), "repetition": _interval(0.31, 0.22, 0.45),
+            "base": {"length_score": _interval(*base), "repetition": _interval(0.31, 0.22, 0.45),
                      "judge": _interval(0.412, 0.38, 0.44, 2, 1), "words": _interval(118, 64, 190),
                      "ended": _interval(0.0, 0.0, 0.0)},
-            "trained": {"length_score": _interval(38.5, 20.0, 57.0), "repetition": _interval(0.04, 0.01, 0.09),
+            "trained": {"length_score": _interval(*trained), "repetition": _interval(0.04, 0.01, 0.09),
                         "judge": _interval(0.487, 0.44, 0.53), "words": _interval(171, 120, 240),
                         "ended": _interval(1.0, 1.0, 1.0)},
         },

@@ -152,7 +152,8 @@ def test_the_judgement_of_a_pair_is_drawn(chromium, run_dir):
         names = page.locator("#principles th").all_inner_texts()
         assert [name.lower() for name in names] == ["expected grade", "accuracy", "purpose", "harmless", "consistency",
                                                     "breadth", "reading", "insight", "length"]
-        assert page.locator("#principles .score-bar").count() == 18 and page.locator("#principles .grades").count() == 14
+        assert page.locator("#principles .score-bar").count() == 18
+        assert page.locator("#principles .grades").count() == 14
         assert page.locator("#siblings circle").count() == 4
         assert page.locator("#pair-facts .margin").inner_text().startswith("margin +0.")
         assert "the answer goes on" in page.locator("#chosen-facts").inner_text()

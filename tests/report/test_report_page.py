@@ -312,7 +312,8 @@ def test_a_large_run_stays_under_three_megabytes_and_says_what_it_leaves_out(tmp
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many), encoding="utf-8")
     answers = read_jsonl(folder / "eval" / "answers.base.jsonl")
     for model in ("base", "trained"):
-        rows = [{**answers[0], "model": model, "prompt_id": f"q{index}", "text": "<长文>" * 9000} for index in range(60)]
+        rows = [{**answers[0], "model": model, "prompt_id": f"q{index}", "text": "<长文>" * 9000}
+                for index in range(60)]
         (folder / "eval" / f"answers.{model}.jsonl").write_text(
             "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     report = write_report(folder)

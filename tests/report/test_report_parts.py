@@ -2,6 +2,7 @@
 
 import random
 import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -38,7 +39,7 @@ def test_ticks_enclose_the_values_in_equal_round_steps(one, other):
     slack = 1e-6 * max(1.0, abs(low), abs(high))
     assert ticks[0] <= low + slack and ticks[-1] >= high - slack
     assert 2 <= len(ticks) <= 12
-    steps = [after - before for before, after in zip(ticks, ticks[1:], strict=False)]
+    steps = [after - before for before, after in pairwise(ticks)]
     assert max(steps) - min(steps) <= slack
 
 
@@ -108,8 +109,8 @@ def test_shared_passages_are_found_and_chance_words_are_not():
     assert HARBOUR.strip() in marked.chosen[1] and marked.shared > 0.5
     apart = compare("The cat sat on the mat and looked at the sea.", "A ship is on its way to the north of the bay.")
     assert apart.shared == 0
-    middle = compare("One. The old man and the sea came home. Two!", "Three; then the old man and the sea came home? Four")
-    assert "old man and the sea came home" in middle.chosen[1]
+    middle = compare("One. The old man and the sea went home. Two!", "Then the old man and the sea went home? Four")
+    assert "old man and the sea went home" in middle.chosen[1]
     chinese = compare(TEA + TEA_BETTER, TEA + "茶很好。")
     assert chinese.chosen[1] == TEA
 
@@ -189,12 +190,13 @@ def test_the_caveats_follow_from_the_data(tmp_path):
     assert "Length score was part of the training reward" in notes
     assert "3 of 3 (base), 0 of 3 (trained)" in notes
     good = said(tmp_path / "open", Weight.GOOD)
-    assert "better" in good and "repetition" in good and "None of the 3 held-out prompts" in good
+    assert "On these 3 prompts the trained model is better" in good and "repetition" in good
+    assert "None of the 3 held-out prompts" in good
 
 
 def test_a_worse_model_is_called_worse(tmp_path):
     warnings = said(make_run(tmp_path / "worse", worse=True), Weight.WARNING)
-    assert "The trained model is worse" in warnings and "length score [−15, −3.2]" in warnings
+    assert "On these 3 prompts the trained model is worse" in warnings and "length score [−15, −3.2]" in warnings
 
 
 def test_without_scores_nothing_is_claimed(tmp_path):
