@@ -72,7 +72,7 @@ def _metrics_row(logs: dict[str, Any], step: int) -> dict[str, Any] | None:
         return None
     values = {name: None if isinstance(value, float) and not math.isfinite(value) else value
               for name, value in logs.items() if not name.endswith(_TIMING) and name != "step"}
-    return {"step": step, **values}
+    return {"step": step, **dict(sorted(values.items()))}  # a resume reads them back sorted
 
 
 class ChosenFalls(TrainerCallback):
