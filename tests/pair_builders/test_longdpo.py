@@ -107,6 +107,17 @@ def test_a_token_boundary_leaves_the_step_as_it_was_sampled():
     assert all(node.text.endswith("it was c") for node in result.trees[0].nodes if node.parent)
 
 
+def test_a_step_inside_a_code_block_that_an_earlier_step_opened_is_not_cut():
+    def write(request):
+        if request.index == 3 and not request.context.prefix:
+            return cut("Step 3:\n\n```py\nx = 'one. Two, three and four")
+        return cut(f"{request.index}. Three. Fo")
+
+    result, _ = build(write, ByText(by_number), depth=2)
+    assert {node.text for node in result.trees[0].nodes if node.depth == 2} == {
+        f"{index}. Three. Fo" for index in range(4)}
+
+
 def test_an_answer_that_ends_becomes_a_pair_and_stops_the_search():
     def write(request):
         return completion("End 13. Yours, M", logprobs=[-1.0]) if request.index == 3 else step(request)

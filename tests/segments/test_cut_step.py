@@ -43,6 +43,7 @@ def test_a_token_boundary_keeps_the_text_whole(text):
     ("One.\n\nTwo stands here. Three stands here as well and it", "One.\n\nTwo stands here."),
     ("One is here.\r\n\r\nTwo. Three and", "One is here.\r\n\r\n"),
     ("One is here.\n \t\n\nTwo and", "One is here.\n \t\n\n"),
+    ("One\rtwo\rthree is here.\n\nFour is\nhere and", "One\rtwo\rthree is here.\n\n"),
     ("- an item\n- two items\n- three it", "- an item\n- two items\n"),
     ("> A quote is here.\n\nAnd then", "> A quote is here.\n\n"),
     ("Code:\n\n```py\nx = 1\n\ny = 2\n```\n\nAnd then", "Code:\n\n```py\nx = 1\n\ny = 2\n```\n\n"),
