@@ -133,7 +133,8 @@ class LongDPOBuilder:
         return {
             "text": text,
             "ends": completion.finish is Finish.STOP,
-            "tokens": len(logprobs) if logprobs is not None else completion.usage.tokens_out,
+            # Not the usage: a reply from the journal took no tokens, and a resumed tree must be the same tree.
+            "tokens": None if logprobs is None else len(logprobs),
             "mean_logprob": sum(logprobs) / len(logprobs) if logprobs else None,
             "note": Finish.REFUSED.value if completion.finish is Finish.REFUSED else None,
         }

@@ -1,6 +1,7 @@
 import asyncio
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from function_llm import FunctionLLM, completion
@@ -11,7 +12,7 @@ from lpo.config import BuildConfig, RewardConfig, SamplingConfig
 from lpo.errors import BackendError, RequestRejectedError
 from lpo.llm.base import Finish
 from lpo.pair_builders import LongDPOBuilder, create_builder, required_words
-from lpo.records import Judgement, Message, Prompt, Reason, SearchNode
+from lpo.records import Judgement, Message, Prompt, Reason, SearchNode, SearchTree, Usage
 from lpo.reward import LengthScorer, RepetitionScorer, create_scorer
 
 PROMPT = Prompt(id="p1", prompt=(Message(role="user", content="Write a letter."),), target_words=40)
@@ -269,3 +270,15 @@ def test_a_builder_is_made_from_its_section():
     result = asyncio.run(builder.build(PROMPT, seed=0))
     assert len(result.pairs) + len(result.rejected) == 3
     assert isinstance(create_scorer(RewardConfig(judge=0, length=1), None), LengthScorer)
+
+
+def test_a_tree_is_the_same_when_its_replies_come_from_the_journal_and_reads_back_from_its_file():
+    paid, _ = build(erratic, RepetitionScorer(), seed=3)
+
+    def from_journal(request):
+        reply = erratic(request)
+        return reply if isinstance(reply, Exception) else replace(reply, usage=Usage(cached=1))
+
+    cached, _ = build(from_journal, RepetitionScorer(), seed=3)
+    assert cached == paid
+    assert SearchTree.model_validate_json(paid.trees[0].model_dump_json()) == paid.trees[0]
