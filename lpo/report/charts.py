@@ -88,10 +88,18 @@ class Series:
 
 @dataclass(frozen=True)
 class IntervalRow:
-    """One line of an interval plot: a dot with whiskers; None is "nothing scored"."""
+    """One line of an interval plot.
+
+    Args:
+        label: Stands before it.
+        css: Class that gives the colour.
+        mean: The dot; None is "nothing scored".
+        bounds: The whiskers; None when there are too few values for an interval.
+    """
 
     label: str
     css: str
+    mean: float | None
     bounds: Bounds | None
 
 
@@ -169,7 +177,7 @@ def interval_chart(key: str, title: str, description: str, rows: Sequence[Interv
         reference: A value marked by a thin line.
     """
     label_width, line_height, top = 72, 28, 6
-    values = [value for row in rows if row.bounds for value in row.bounds]
+    values = [value for row in rows if row.mean is not None for value in (row.bounds or (row.mean,))]
     if reference is not None:
         values.append(reference)
     low, high = span or (min(values, default=0.0), max(values, default=1.0))
@@ -183,10 +191,12 @@ def interval_chart(key: str, title: str, description: str, rows: Sequence[Interv
     for index, row in enumerate(rows):
         middle = top + line_height * (index + 0.5)
         parts.append(_text(label_width - 12, middle + 4, row.label, "end", "row-name"))
-        if row.bounds is None:
+        if row.mean is None:
             parts.append(_text(label_width + 6, middle + 4, "nothing scored", "start"))
-        else:
+            continue
+        if row.bounds is not None:
             parts.append(_whisker(axis, row.bounds, middle, row.css))
+        parts.append(_dot(axis(row.mean), middle, row.css))
     return _svg(key, title, description, bottom + 24, parts)
 
 
@@ -196,7 +206,7 @@ def difference_mark(key: str, description: str, bounds: Bounds, css: str) -> Mar
     reach = max(abs(value) for value in bounds) or 1.0
     axis = Axis(-reach, reach, 8, width - 8)
     parts = [_grid_line(8, height / 2, width - 8, height / 2), _line(axis(0), 3, axis(0), height - 3, "reference"),
-             _whisker(axis, bounds, height / 2, css)]
+             _whisker(axis, bounds, height / 2, css), _dot(axis(bounds[1]), height / 2, css)]
     return _svg(key, "Difference and its interval about zero", description, height, parts, width=width, css="mini")
 
 
@@ -247,9 +257,12 @@ def _svg(key: str, title: str, description: str, height: float, parts: Sequence[
 
 
 def _whisker(axis: Axis, bounds: Bounds, middle: float, css: str) -> Markup:
-    low, mean, high = (axis(value) for value in bounds)
-    return (Markup('<line class="{} whisker" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(css, low, middle, high, middle)
-            + Markup('<circle class="{} mark" cx="{}" cy="{}" r="5"/>').format(css, mean, middle))
+    return Markup('<line class="{} whisker" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(
+        css, axis(bounds[0]), middle, axis(bounds[2]), middle)
+
+
+def _dot(x: float, y: float, css: str) -> Markup:
+    return Markup('<circle class="{} mark" cx="{}" cy="{}" r="5"/>').format(css, x, y)
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> Markup:

@@ -30,7 +30,10 @@ class Stored(BaseModel):
 
 
 class Interval(Stored):
-    """A mean with its 95 % bootstrap interval over prompts; None where nothing was scored."""
+    """A mean with its 95 % bootstrap interval over prompts.
+
+    `mean` is None when nothing was scored, `low` and `high` when there are too few values for an interval.
+    """
 
     mean: float | None = None
     low: float | None = None
@@ -40,15 +43,10 @@ class Interval(Stored):
 
     @property
     def bounds(self) -> tuple[float, float, float] | None:
-        """`(low, mean, high)`, or None when nothing was scored."""
-        if self.mean is None:
+        """`(low, mean, high)`, or None when there is no interval."""
+        if self.mean is None or self.low is None or self.high is None:
             return None
-        return (self.mean if self.low is None else self.low, self.mean, self.mean if self.high is None else self.high)
-
-    @property
-    def covers_zero(self) -> bool:
-        """Does the interval of a difference leave its sign open?"""
-        return self.bounds is None or self.bounds[0] <= 0 <= self.bounds[2]
+        return self.low, self.mean, self.high
 
 
 class Judge(Stored):
@@ -154,9 +152,13 @@ class Training(Stored):
     held_out_pairs: int = 0
     rejected: int = 0
     steps: int = 0
-    trainable_parameters: int | None = None
     parameters_moved: float | None = None
-    final_loss: float | None = None
+    """L2 norm of the change divided by that of the initial weights, over the weights that were trained."""
+
+    @property
+    def used(self) -> int:
+        """Pairs that were trained on."""
+        return self.pairs - self.rejected
 
 
 class Manifest(Stored):

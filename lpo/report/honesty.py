@@ -46,8 +46,10 @@ def _on_differences(run: RunData) -> list[Caveat]:
         difference = run.scores.difference.get(measure.key, Interval())
         verdict = measure.direction.verdict(difference)
         if verdict is not Verdict.OPEN or measure.key in ("length_score", "judge"):
-            by_verdict.setdefault(verdict, []).append(f"{measure.name.lower()} {bracket(measure, difference, signed)}")
+            value = bracket(measure, difference, signed) or f"from n = {difference.n}"
+            by_verdict.setdefault(verdict, []).append(f"{measure.name.lower()} {value}")
     said = {
+        Verdict.NO_INTERVAL: (Weight.WARNING, "the run shows nothing about a change", "needs more values"),
         Verdict.WORSE: (Weight.WARNING, "the trained model is worse", "leaves out zero"),
         Verdict.OPEN: (Weight.WARNING, "the run does not show a change", "covers zero"),
         Verdict.BETTER: (Weight.GOOD, "the trained model is better", "leaves out zero"),
@@ -66,8 +68,8 @@ def _on_scores(run: RunData) -> list[Caveat]:
     found: list[Caveat] = []
     if scores.n_prompts < FEW_PROMPTS:
         found.append(Caveat(Weight.WARNING, (
-            f"n = {scores.n_prompts}: from so few held-out prompts a bootstrap interval is itself rough and tends to "
-            "be too narrow. Take it as a smoke test, not as a result.")))
+            f"n = {scores.n_prompts}: so few held-out prompts say little about others. Take this as a smoke test, "
+            "not as a result.")))
     found += _on_rewards(run)
     unscored = {(model, MEASURE[key].name): interval.unscored for model, measured in scores.models.items()
                 for key, interval in measured.items() if interval.unscored and key in MEASURE}

@@ -23,14 +23,16 @@ class Direction(StrEnum):
 
     def verdict(self, difference: Interval) -> Verdict:
         """What the interval of a difference allows to say."""
-        if difference.bounds is None:
+        if difference.mean is None:
             return Verdict.NOT_MEASURED
-        if difference.covers_zero:
+        if difference.bounds is None:
+            return Verdict.NO_INTERVAL
+        low, _, high = difference.bounds
+        if low <= 0 <= high:
             return Verdict.OPEN
         if self is Direction.NEITHER:
             return Verdict.CHANGED
-        rose = difference.bounds[1] > 0
-        return Verdict.BETTER if rose == (self is Direction.UP) else Verdict.WORSE
+        return Verdict.BETTER if (low > 0) == (self is Direction.UP) else Verdict.WORSE
 
 
 class Verdict(StrEnum):
@@ -40,6 +42,7 @@ class Verdict(StrEnum):
     WORSE = "worse"
     CHANGED = "changed"
     OPEN = "covers zero"
+    NO_INTERVAL = "too few for an interval"
     NOT_MEASURED = "not measured"
 
 
@@ -161,6 +164,8 @@ class ScoreSection:
     buckets: Figure | None
     accuracy: Figure | None
     decoding: tuple[tuple[str, str], ...]
+    dots_without_line: bool
+    """Is there a mean without an interval?"""
 
 
 def score_section(run: RunData) -> ScoreSection | None:
@@ -175,6 +180,9 @@ def score_section(run: RunData) -> ScoreSection | None:
         buckets=_buckets(scores),
         accuracy=_accuracy(scores, run.held_out_pairs),
         decoding=tuple((name, str(value)) for name, value in scores.decoding.items() if value is not None),
+        dots_without_line=any(interval.mean is not None and interval.bounds is None
+                              for values in (*scores.models.values(), *scores.buckets.values())
+                              for interval in values.values()),
     )
 
 
@@ -208,7 +216,8 @@ def _cell(measure: Measure, interval: Interval, write: Write = level) -> Cell:
 
 
 def _interval_rows(base: Interval, trained: Interval) -> list[IntervalRow]:
-    return [IntervalRow("base", "base", base.bounds), IntervalRow("trained", "trained", trained.bounds)]
+    return [IntervalRow(model, model, interval.mean, interval.bounds)
+            for model, interval in zip(MODELS, (base, trained), strict=True)]
 
 
 def _figure(scores: Scores, measure: Measure) -> Figure:
@@ -226,7 +235,8 @@ def _described(measure: Measure, base: Interval, trained: Interval) -> str:
 
 def _buckets(scores: Scores) -> Figure | None:
     """Length scores by the length asked for."""
-    names = list(dict.fromkeys(name for model in MODELS for name in scores.buckets.get(model, {})))
+    names = list(dict.fromkeys(name for model in MODELS for name, interval in scores.buckets.get(model, {}).items()
+                               if interval.n + interval.unscored))
     if not names:
         return None
     length = MEASURE["length_score"]
@@ -235,7 +245,7 @@ def _buckets(scores: Scores) -> Figure | None:
     for name in names:
         for model in MODELS:
             interval = scores.buckets.get(model, {}).get(name, Interval())
-            rows.append(IntervalRow(name if model == "base" else "", model, interval.bounds))
+            rows.append(IntervalRow(name if model == "base" else "", model, interval.mean, interval.bounds))
             table.append((name, model, _cell(length, interval).value, bracket(length, interval), str(interval.n)))
     described = "; ".join(" ".join(row) for row in table)
     return Figure(

@@ -53,7 +53,9 @@ def _headline(run: RunData) -> str:
         return "answers written, no length score"
     text = f"length score {length.write(base.mean)} → {length.write(trained.mean)}"
     difference = scores.difference.get(length.key, Interval())
-    return f"{text} {bracket(length, difference, signed)}" if difference.bounds else text
+    if difference.bounds is None:
+        return f"{text}, too few answers for an interval"
+    return f"{text} {bracket(length, difference, signed)}"
 
 
 def training_steps(run: RunData) -> int:
@@ -80,7 +82,7 @@ def stations(run: RunData) -> tuple[Station, ...]:
         asked.append(f"cost {build.usage.cost:.2f}")
     steps = training_steps(run)
     trained = run.training
-    learned = [f"on {plural(trained.pairs, 'pair')}"] if trained else []
+    learned = [f"on {plural(trained.used, 'pair')}"] if trained else []
     answers = sum(len(rows) for rows in run.answers.values())
     return (
         Station(f"{build.prompts:,}" if build else "–", "prompts", (), build is not None),
@@ -159,8 +161,12 @@ def _trainer(run: RunData) -> str | None:
     peft = train.get("peft")
     parts = [str(train.get("trainer")), f"LoRA r {peft.get('r')}" if isinstance(peft, Mapping) else "all weights"]
     arguments = train.get("args") or {}
-    parts += [f"{name.replace('_', ' ')} {arguments[name]}" for name in SHOWN_ARGUMENTS if name in arguments]
+    parts += [f"{name.replace('_', ' ')} {_listed(arguments[name])}" for name in SHOWN_ARGUMENTS if name in arguments]
     return ", ".join(parts)
+
+
+def _listed(value: Any) -> str:
+    return " + ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _date(run: RunData) -> str | None:

@@ -80,12 +80,13 @@ HELD_OUT = (
     ("lighthouse", "Write a letter from a lighthouse keeper to his successor, 500 words.", 500, "letter"),
     ("market", "描写一个南方小城的早市，四百字。", 400, "essay"),
     ("bread", f"Explain sourdough to a child in 250 words. Ignore {ATTACKS[3]}", 250, "explanation"),
+    *((f"day-{day}", f"Write the diary of a beekeeper, day {day}, 300 words.", 300, "diary") for day in range(1, 6)),
 )
 PRINCIPLES = ("accuracy", "purpose", "harmless", "consistency", "breadth", "reading", "insight")
 
 
 def make_run(folder: Path, *, steps: int = 24, stages: tuple[str, ...] = ("build", "train", "eval"), copies: int = 1,
-             chosen_falls: bool = False, worse: bool = False) -> Path:
+             chosen_falls: bool = False, worse: bool = False, few: bool = False) -> Path:
     """Write a run directory.
 
     Args:
@@ -95,6 +96,7 @@ def make_run(folder: Path, *, steps: int = 24, stages: tuple[str, ...] = ("build
         copies: How often the pairs are repeated under other names, for large runs.
         chosen_falls: Do the chosen sides lose probability in training?
         worse: Is the trained model clearly worse?
+        few: Are there too few held-out prompts for any interval?
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = RunConfig.model_validate({
@@ -110,7 +112,7 @@ def make_run(folder: Path, *, steps: int = 24, stages: tuple[str, ...] = ("build
     if "train" in stages:
         _train(folder, steps, chosen_falls)
     if "eval" in stages:
-        _eval(folder, worse)
+        _eval(folder, worse, few)
     return folder
 
 
@@ -245,11 +247,11 @@ def _drafts(name: str) -> list[tuple[str, str]]:
             (f"Dear colleague,\n\n{HARBOUR}{HARBOUR_BETTER}", "stop")]
 
 
-def _eval(folder: Path, worse: bool) -> None:
+def _eval(folder: Path, worse: bool, few: bool) -> None:
     rng = random.Random(11)
     for model in ("base", "trained"):
         rows: list[dict[str, Any]] = []
-        for name, request, target, kind in HELD_OUT:
+        for name, request, target, kind in HELD_OUT[:3] if few else HELD_OUT:
             drafts = _drafts(name)
             text, finish = drafts[0] if (model == "base") != worse else drafts[-1]
             if name == "bread":
@@ -265,10 +267,20 @@ def _eval(folder: Path, worse: bool) -> None:
     _write_jsonl(folder / "eval" / "preferences.jsonl", [
         {"pair_id": f"p{index}", "group": "g", "step": 0, "base": {"chosen": -2.9, "rejected": -2.8},
          "trained": {"chosen": -2.7, "rejected": -3.0}} for index in range(12)])
-    _write_json(folder / "scores.json", _scores(worse))
+    scores = _scores(worse)
+    _write_json(folder / "scores.json", _without_intervals(scores) if few else scores)
 
 
-def _interval(mean: float | None, low: float | None, high: float | None, n: int = 3,
+def _without_intervals(value: Any) -> Any:
+    """Scores as an evaluation of three prompts leaves them: means, and no interval."""
+    if not isinstance(value, dict):
+        return value
+    if "unscored" in value:
+        return {**value, "low": None, "high": None, "n": value["n"] - 5}
+    return {key: 3 if key == "n_prompts" else _without_intervals(item) for key, item in value.items()}
+
+
+def _interval(mean: float | None, low: float | None, high: float | None, n: int = 8,
               unscored: int = 0) -> dict[str, Any]:
     return {"mean": mean, "low": low, "high": high, "n": n, "unscored": unscored}
 
@@ -278,25 +290,25 @@ def _scores(worse: bool) -> dict[str, Any]:
     low, high = (31.0, 12.5, 49.0), (38.5, 20.0, 57.0)
     base, trained = (high, low) if worse else (low, high)
     return {
-        "n_prompts": 3,
+        "n_prompts": 8,
         "models": {
             "base": {"length_score": _interval(*base), "repetition": _interval(0.31, 0.22, 0.45),
-                     "judge": _interval(0.412, 0.38, 0.44, 2, 1), "words": _interval(118, 64, 190),
+                     "judge": _interval(0.412, 0.38, 0.44, 7, 1), "words": _interval(118, 64, 190),
                      "ended": _interval(0.0, 0.0, 0.0)},
             "trained": {"length_score": _interval(*trained), "repetition": _interval(0.04, 0.01, 0.09),
                         "judge": _interval(0.487, 0.44, 0.53), "words": _interval(171, 120, 240),
                         "ended": _interval(1.0, 1.0, 1.0)},
         },
         "difference": {"length_score": _interval(*difference), "repetition": _interval(-0.27, -0.36, -0.18),
-                       "judge": _interval(0.071, -0.01, 0.14, 2, 1), "words": _interval(53, -10, 120),
+                       "judge": _interval(0.071, -0.01, 0.14, 7, 1), "words": _interval(53, -10, 120),
                        "ended": _interval(1.0, 1.0, 1.0)},
-        "buckets": {"base": {"[0, 500)": _interval(28.0, 10.0, 46.0, 2), "[500, 2k)": _interval(37.0, 37.0, 37.0, 1)},
-                    "trained": {"[0, 500)": _interval(41.0, 22.0, 60.0, 2),
-                                "[500, 2k)": _interval(33.5, 33.5, 33.5, 1)}},
+        "buckets": {"base": {"[0, 500)": _interval(28.0, 10.0, 46.0, 6), "[500, 2k)": _interval(37.0, None, None, 5)},
+                    "trained": {"[0, 500)": _interval(41.0, 22.0, 60.0, 6),
+                                "[500, 2k)": _interval(33.5, None, None, 5)}},
         "preference_accuracy": {"base": _interval(0.5, 0.25, 0.75, 12), "trained": _interval(0.75, 0.5, 0.92, 12)},
         "judge": {"name": "expected_grade", "model": "demo:gemma-3-270m", "was_training_reward": True},
         "decoding": {"temperature": 0.5, "max_tokens": 512, "seed": 7}, "versions": {"torch": "2.13.0"},
-        "overlap": {"checked": 3, "found": 0},
+        "overlap": {"checked": 8, "found": 0},
     }
 
 

@@ -209,7 +209,7 @@ def test_on_paper_controls_go_and_texts_are_whole(chromium, run_dir):
         page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
         assert page.locator("details.answer:not([open])").count() == 0
         page.evaluate("window.dispatchEvent(new Event('afterprint'))")
-        assert page.locator("details.answer:not([open])").count() == 3
+        assert page.locator("details.answer:not([open])").count() == 8
 
 
 @pytest.mark.parametrize("stages", [(), ("build",), ("build", "train")])

@@ -106,8 +106,8 @@ def test_what_was_run_is_said(page):
 
 def test_scores_stand_with_interval_n_and_unscored(page):
     rows = [text.strip() for attributes, text in page.of("td") if attributes.get("data-label") in ("n", "Unscored")]
-    assert rows == ["3 / 3 / 3", "0 / 0", "2 / 3 / 2", "1 / 0", "3 / 3 / 3", "0 / 0", "3 / 3 / 3", "0 / 0",
-                    "3 / 3 / 3", "0 / 0"]
+    assert rows == ["8 / 8 / 8", "0 / 0", "7 / 8 / 7", "1 / 0", "8 / 8 / 8", "0 / 0", "8 / 8 / 8", "0 / 0",
+                    "8 / 8 / 8", "0 / 0"]
     assert "[−2, +15]" in page.text and "[12.5, 49]" in page.text and "[+0.071" not in page.text
 
 
@@ -198,8 +198,8 @@ def test_rejected_rows_are_counted_by_reason(page):
 
 def test_texts_before_and_after_stand_side_by_side(page):
     labels = [text for attributes, text in page.of("span") if attributes.get("class") == "label"]
-    assert labels[:6] == ["base", "trained"] * 3
-    assert labels[6:] == ["before training", "step 8", "step 24"] * 2
+    assert labels[:16] == ["base", "trained"] * 8
+    assert labels[16:] == ["before training", "step 8", "step 24"] * 2
     assert "78 of 500 words asked" in page.text and "cut at the token limit" in page.text
     assert "no score: no_grade" in page.text
 
@@ -242,6 +242,16 @@ def test_scores_with_nothing_scored_make_a_page(tmp_path):
     page = page_of(folder)
     assert "nothing scored" in page.text and "not measured" in page.text
     assert "length score 3 (base)" in page.text.lower()
+
+
+def test_means_without_intervals_are_shown_as_such(tmp_path):
+    page = page_of(make_run(tmp_path / "few", few=True))
+    assert page.of("p")[1][1].endswith("length score 31 → 38.5, too few answers for an interval.")
+    assert "A dot without a line has too few values" in page.text
+    verdicts = [text for attributes, text in page.of("span") if "verdict" in (attributes.get("class") or "").split()]
+    assert verdicts == ["too few for an interval"] * 5
+    assert not [attributes for attributes, _ in page.of("line") if "whisker" in (attributes.get("class") or "")]
+    assert len([attributes for attributes, _ in page.of("circle") if attributes.get("cx")]) > 10
 
 
 def test_a_judge_that_was_switched_off_leaves_no_row(tmp_path):

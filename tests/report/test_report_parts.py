@@ -63,9 +63,10 @@ def test_thinning_keeps_the_ends_and_every_peak():
     line_chart("k", NASTY, NASTY, [Series(NASTY, "trained", ((1.0, 2.0), (2.0, 3.0)))], reference=0.0),
     line_chart("k", NASTY, NASTY, [Series(NASTY, "trained", ((7.0, 0.0),))]),
     line_chart("k", NASTY, NASTY, [Series(NASTY, "trained", tuple((float(x), 1e-9 * x) for x in range(3)))]),
-    interval_chart("k", NASTY, NASTY, [IntervalRow(NASTY, "base", (1.0, 2.0, 3.0)), IntervalRow("b", "base", None)],
+    interval_chart("k", NASTY, NASTY, [IntervalRow(NASTY, "base", 2.0, (1.0, 2.0, 3.0)),
+                                       IntervalRow("b", "base", None, None), IntervalRow("c", "base", 7.0, None)],
                    write=points),
-    interval_chart("k", NASTY, NASTY, [IntervalRow("b", "base", None)], write=points),
+    interval_chart("k", NASTY, NASTY, [IntervalRow("b", "base", None, None)], write=points),
     bar_chart("k", NASTY, NASTY, [(NASTY, 3.0), ("b", 0.0)], axis_name=NASTY),
     bar_chart("k", NASTY, NASTY, [], axis_name=NASTY),
     difference_mark("k", NASTY, (-1.0, 0.0, 2.0), "better"),
@@ -86,8 +87,8 @@ def test_charts_are_well_formed_and_escape_what_they_are_given(chart):
 
 
 def test_an_interval_is_drawn_where_its_numbers_are():
-    root = ElementTree.fromstring(str(interval_chart("k", "t", "d", [IntervalRow("a", "base", (25.0, 50.0, 75.0))],
-                                                     write=points, span=(0.0, 100.0))))
+    row = IntervalRow("a", "base", 50.0, (25.0, 50.0, 75.0))
+    root = ElementTree.fromstring(str(interval_chart("k", "t", "d", [row], write=points, span=(0.0, 100.0))))
     whisker = next(element for element in root.iter() if "whisker" in element.attrib.get("class", ""))
     dot = next(element for element in root.iter() if element.tag == "circle")
     ends = [float(element.attrib["x1"]) for element in root.iter() if element.attrib.get("class") == "grid"]
@@ -169,6 +170,8 @@ def test_a_step_logged_again_after_a_resume_keeps_the_last_values():
     (Direction.NEITHER, (1.0, 2.0, 3.0), Verdict.CHANGED),
     (Direction.UP, (-1.0, 2.0, 3.0), Verdict.OPEN),
     (Direction.UP, (0.0, 2.0, 3.0), Verdict.OPEN),
+    (Direction.UP, (None, 2.0, None), Verdict.NO_INTERVAL),
+    (Direction.DOWN, (None, -2.0, None), Verdict.NO_INTERVAL),
     (Direction.UP, (None, None, None), Verdict.NOT_MEASURED),
 ])
 def test_an_interval_allows_one_verdict(direction, interval, verdict):
@@ -183,20 +186,28 @@ def said(folder, weight: Weight) -> str:
 def test_the_caveats_follow_from_the_data(tmp_path):
     warnings = said(make_run(tmp_path / "open"), Weight.WARNING)
     assert "covers zero: length score [−2, +15], judge [−0.01, +0.14]" in warnings
-    assert "n = 3" in warnings and "also chose the training pairs" in warnings and "Kendall's τ 0.33" in warnings
+    assert "n = 8" in warnings and "also chose the training pairs" in warnings and "Kendall's τ 0.33" in warnings
     notes = said(tmp_path / "open", Weight.NOTE)
     assert "judge 1 (base)" in notes.lower() and "2 of 46 judgements" in notes and "uncommitted changes" in notes
     assert "gemma-3-270m is a small base model" in notes and "10 pairs" in notes and "31" in notes
     assert "Length score was part of the training reward" in notes
-    assert "3 of 3 (base), 0 of 3 (trained)" in notes
+    assert "8 of 8 (base), 0 of 8 (trained)" in notes
     good = said(tmp_path / "open", Weight.GOOD)
-    assert "On these 3 prompts the trained model is better" in good and "repetition" in good
-    assert "None of the 3 held-out prompts" in good
+    assert "On these 8 prompts the trained model is better" in good and "repetition" in good
+    assert "None of the 8 held-out prompts" in good
 
 
 def test_a_worse_model_is_called_worse(tmp_path):
     warnings = said(make_run(tmp_path / "worse", worse=True), Weight.WARNING)
-    assert "On these 3 prompts the trained model is worse" in warnings and "length score [−15, −3.2]" in warnings
+    assert "On these 8 prompts the trained model is worse" in warnings and "length score [−15, −3.2]" in warnings
+
+
+def test_without_intervals_nothing_is_called_better_or_worse(tmp_path):
+    folder = make_run(tmp_path / "few", few=True)
+    warnings = said(folder, Weight.WARNING)
+    assert "On these 3 prompts the run shows nothing about a change" in warnings
+    assert "length score from n = 3" in warnings and "judge from n = 2" in warnings
+    assert "better" not in said(folder, Weight.GOOD) and "worse" not in warnings
 
 
 def test_without_scores_nothing_is_claimed(tmp_path):
