@@ -97,8 +97,8 @@ def _on_rewards(run: RunData) -> list[Caveat]:
     for key, measure in (("length", "length_score"), ("repetition", "repetition")):
         if weights.get(key):
             found.append(Caveat(Weight.NOTE, (
-                f"{MEASURE[measure].name} was part of the training reward too (weight {weights[key]:g}): it shows that "
-                "the reward was learnt, not that the texts are better otherwise.")))
+                f"{MEASURE[measure].name} was part of the training reward too (weight {weights[key]:g}): a gain "
+                "in it shows that the reward was learnt, not that the texts are better otherwise.")))
     return found
 
 
