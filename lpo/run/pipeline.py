@@ -17,7 +17,7 @@ from lpo.config import RunConfig, raise_issues, read_yaml, validate
 from lpo.errors import DataError
 from lpo.llm.journal import Journal
 from lpo.prompts import PromptSet, load_prompts, overlap
-from lpo.records import fingerprint
+from lpo.records import Usage, fingerprint
 from lpo.run import environment
 from lpo.run.directory import RunDirectory, Stage, identity_hash
 from lpo.run.logs import log_to
@@ -110,18 +110,18 @@ def _do(stage: Stage, config: RunConfig, prompts: PromptSet, directory: RunDirec
     directory.mark(stage, status="started", identity=identity, attempts=attempts)
     log.info("%s started", stage)
     start = time.monotonic()
-    _WORK[stage](config, prompts, directory, reporter)
+    usage = _WORK[stage](config, prompts, directory, reporter)
     directory.mark(stage, status="complete", identity=identity, attempts=attempts,
                    finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"), seconds=round(time.monotonic() - start, 1),
-                   peak_memory_mb=environment.peak_memory_mb())
+                   peak_memory_mb=environment.peak_memory_mb(), usage=usage.to_json() if usage else None)
     directory.update_manifest(hardware=environment.hardware())
     log.info("%s complete", stage)
 
 
-def _build(config: RunConfig, prompts: PromptSet, directory: RunDirectory, reporter: Reporter) -> None:
+def _build(config: RunConfig, prompts: PromptSet, directory: RunDirectory, reporter: Reporter) -> Usage:
     from lpo.run.building import build
 
-    with_models(directory, reporter, lambda models: build(config, prompts, directory, models, reporter))
+    return with_models(directory, reporter, lambda models: build(config, prompts, directory, models, reporter)).usage
 
 
 def _train(config: RunConfig, prompts: PromptSet, directory: RunDirectory, reporter: Reporter) -> None:
@@ -131,14 +131,18 @@ def _train(config: RunConfig, prompts: PromptSet, directory: RunDirectory, repor
     train(config, prompts.held_out, directory, reporter)
 
 
-def _evaluate(config: RunConfig, prompts: PromptSet, directory: RunDirectory, reporter: Reporter) -> None:
+def _evaluate(config: RunConfig, prompts: PromptSet, directory: RunDirectory, reporter: Reporter) -> Usage:
     from lpo.run.evaluating import evaluate
 
+    async def work(models: Models) -> Usage:
+        await evaluate(config, prompts, directory, models, reporter)
+        return models.usage()
+
     directory.require(Stage.TRAIN)
-    with_models(directory, reporter, lambda models: evaluate(config, prompts, directory, models, reporter))
+    return with_models(directory, reporter, work)
 
 
-_WORK: dict[Stage, Callable[[RunConfig, PromptSet, RunDirectory, Reporter], None]] = {
+_WORK: dict[Stage, Callable[[RunConfig, PromptSet, RunDirectory, Reporter], Usage | None]] = {
     Stage.BUILD: _build, Stage.TRAIN: _train, Stage.EVAL: _evaluate,
 }
 
