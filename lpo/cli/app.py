@@ -116,12 +116,6 @@ def _work(source: str, overrides: Sequence[str] | None, stages: Sequence[str], r
     from lpo.run.pipeline import run as run_stages
     from lpo.run.progress import Reporter
 
-    console = logging.StreamHandler()
-    console.setLevel(logging.WARNING)  # the run's own log file takes more
-    logging.basicConfig(format="%(name)s: %(message)s", handlers=[console])
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels nobody asked for
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\.")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     chosen = tuple(Stage(stage) for stage in stages)
     run_stages(load_config(source, overrides or ()), chosen, Reporter(), redo=_stage(redo))
 
@@ -137,9 +131,20 @@ def _stage(name: str | None) -> Stage | None:
     return Stage(name)
 
 
+def _set_up_console() -> None:
+    """Warnings of ours go to standard error; what the libraries say to their own developers does not."""
+    console = logging.StreamHandler()
+    console.setLevel(logging.WARNING)  # the run's own log file takes more
+    logging.basicConfig(format="%(name)s: %(message)s", handlers=[console])
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels nobody asked for
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\.")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
 def main() -> None:
     """Entry point: errors become one line of cause and one line of mend, and an exit code."""
     debug = "--debug" in sys.argv[1:]
+    _set_up_console()
     try:
         app(standalone_mode=True)
     except LpoError as error:

@@ -60,6 +60,19 @@ def resolve_model(name: str) -> str:
     return str(_converted(cache_folder() / "models"))
 
 
+def demo_state() -> tuple[bool, str]:
+    """Can the demo model be used, and in what state is it? Converts nothing."""
+    folder = cache_folder() / "models" / _FOLDER
+    if _is_complete(folder):
+        return True, f"converted: {folder}"
+    try:
+        for package in _PARTS:
+            _part(package)
+    except BackendError as error:
+        return False, f"{error.cause} ({error.where})"
+    return True, "installed, converted on first use"
+
+
 def cache_folder() -> Path:
     """Where converted models are kept: `$LPO_CACHE`, else `lpo` under `$XDG_CACHE_HOME` or `~/.cache`."""
     if chosen := os.environ.get("LPO_CACHE"):

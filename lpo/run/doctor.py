@@ -13,11 +13,11 @@ from lpo import __version__
 from lpo.run.environment import total_memory
 
 REQUIRED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "omegaconf", "pydantic", "openai",
-            "tenacity", "jinja2", "scipy", "matplotlib")
+            "tenacity", "jinja2", "scipy")
 OPTIONAL = {
     "gguf": ("the demo model", "demo"),
     "bitsandbytes": ("4-bit training", "qlora"),
-    "nbclient": ("running the notebooks", "notebooks"),
+    "matplotlib": ("the notebooks", "notebooks"),
     "playwright": ("browser tests", "dev"),
     "pytest": ("tests", "dev"),
 }
