@@ -173,6 +173,10 @@ def _report(summary: BuildSummary, reporter: Reporter) -> None:
                  f"{summary.candidates} candidates")
     reporter.say(f"rejected: {_listed(summary.rejected) or 'none'}; unscored judgements: "
                  f"{summary.judgements['unscored']} of {summary.judgements['scored'] + summary.judgements['unscored']}")
+    if summary.stability is not None and summary.stability["kendall_tau"] is not None:
+        reporter.say(f"the judge's ranking under a reworded rubric: Kendall's tau "
+                     f"{summary.stability['kendall_tau']:.2f}, the same best candidate in "
+                     f"{summary.stability['same_best']:.0%} of {summary.stability['layers']} layers")
     cost = "" if usage.cost is None else f", cost {usage.cost:.4f}"
     reporter.say(f"calls: {usage.calls} made, {usage.cached} from the journal; tokens: {usage.tokens_in} read, "
                  f"{usage.tokens_out} written{cost}")
