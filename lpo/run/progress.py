@@ -64,6 +64,7 @@ class _PlainBar:
             return
         self._last, self._finished = now, last_one
         elapsed = now - self._start
-        left = f", about {elapsed / done * (self._total - done):.0f} s left" if done and not last_one else ""
+        guess = not last_one and done >= 0.1 * self._total  # the first units say little about the rest
+        left = f", about {elapsed / done * (self._total - done):.0f} s left" if guess else ""
         remark = f"; {note}" if note else ""
         self._say(f"{self._label}: {done}/{self._total} {self._unit} in {elapsed:.0f} s{left}{remark}")
