@@ -106,8 +106,8 @@ class ChosenFalls(TrainerCallback):
 class SampleWriter(TrainerCallback):
     """Lets the model write at the start, at each evaluation and at the end, into a file of JSON lines.
 
-    The same seed is used each time, and the training's own random state is left as it was. If wandb or tensorboard
-    are reported to, the texts go there as well.
+    The same seed is used each time, and the training's own random state is left as it was. The trackers that the
+    trainer reports to (tensorboard, wandb, ...) get the texts as well.
 
     Args:
         path: The file.
@@ -130,6 +130,7 @@ class SampleWriter(TrainerCallback):
         self.max_tokens = max_tokens
         self.seed = seed
         self.temperature = temperature
+        self.trackers: Sequence[TrainerCallback] = ()  # the trainer fills it
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -140,14 +141,14 @@ class SampleWriter(TrainerCallback):
         rows = read_jsonl(self.path, torn_tail=True) if self.path.exists() and state.global_step else []
         write_jsonl(self.path, [row for row in rows if row["step"] <= state.global_step])
         if not state.global_step:
-            self._write(state, kwargs["model"])
+            self._write(args, state, kwargs["model"])
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Write at this step."""
         if state.is_world_process_zero and state.global_step:
-            self._write(state, kwargs["model"])
+            self._write(args, state, kwargs["model"])
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -155,9 +156,9 @@ class SampleWriter(TrainerCallback):
         """Write the last texts, unless an evaluation at this step has done so."""
         written = {row["step"] for row in read_jsonl(self.path, torn_tail=True)} if self.path.exists() else set()
         if state.is_world_process_zero and state.global_step not in written:
-            self._write(state, kwargs["model"])
+            self._write(args, state, kwargs["model"])
 
-    def _write(self, state: TrainerState, model: Any) -> None:
+    def _write(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
         training = model.training
         model.eval()
         for prompt in self.prompts:
@@ -166,13 +167,15 @@ class SampleWriter(TrainerCallback):
                 "step": state.global_step, "prompt_id": prompt.id, "request": prompt.request,
                 "target_words": prompt.target_words, "text": text, "words": count_words(text), "finish": finish,
             })
+            for tracker in self.trackers:
+                tracker.on_log(args, state, TrainerControl(), model=model, logs={f"samples/{prompt.id}": text})
         model.train(training)
 
     def _generate(self, model: Any, prompt: Prompt) -> tuple[str, str]:
         context = render_context(self.tokenizer, prompt.prompt, "", self.template)
         encoded = self.tokenizer(context, add_special_tokens=isinstance(prompt.prompt, str), return_tensors="pt")
         ids = encoded["input_ids"].to(model.device)
-        ends = self._end_tokens(prompt)
+        ends = self._end_tokens(model, prompt)
         sampling: dict[str, Any] = {"do_sample": False}
         if self.temperature:
             sampling = {"do_sample": True, "temperature": self.temperature, "top_k": 0, "top_p": 1.0}
@@ -181,17 +184,18 @@ class SampleWriter(TrainerCallback):
             torch.manual_seed(self.seed)
             output = model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=self.max_tokens,
-                eos_token_id=ends, pad_token_id=self.tokenizer.pad_token_id or ends[0], **sampling)
+                eos_token_id=ends, pad_token_id=self.tokenizer.pad_token_id or 0, **sampling)
         new = output[0, ids.shape[1]:].tolist()
         stopped = bool(new) and new[-1] in ends
         text: str = self.tokenizer.decode(new[:-1] if stopped else new, skip_special_tokens=True)
         return text, "stop" if stopped else "length"
 
-    def _end_tokens(self, prompt: Prompt) -> list[int]:
-        """The end-of-sequence token and, under a template, the token that closes a turn."""
-        ends: list[int] = [self.tokenizer.eos_token_id]
+    def _end_tokens(self, model: Any, prompt: Prompt) -> list[int]:
+        """The tokens that end a text and, under a template, the special token that closes a turn."""
+        given = getattr(model.generation_config, "eos_token_id", None)
+        ends: set[int | None] = {self.tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])}
         if not isinstance(prompt.prompt, str):
-            closing: list[int] = self.tokenizer(turn_closing(self.tokenizer, self.template).strip(),
+            closing: list[int] = self.tokenizer(turn_closing(self.tokenizer, self.template),
                                                 add_special_tokens=False)["input_ids"]
-            ends += closing[:1]
-        return ends
+            ends |= set(closing[:1]) & set(self.tokenizer.added_tokens_decoder)
+        return sorted(end for end in ends if end is not None)

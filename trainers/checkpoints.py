@@ -84,3 +84,21 @@ def latest_complete(output_dir: Path | str) -> Path | None:
         else:
             return path
     return None
+
+
+def checkpoint_to_resume(resume: str | bool | None, output_dir: Path) -> Path | None:
+    """What `resume_from_checkpoint` means: a folder, the newest complete one (True), or none.
+
+    Raises:
+        DataError: The folder is not complete, or there is none.
+    """
+    if not resume:
+        return None
+    if resume is not True:
+        require_complete(Path(resume))
+        return Path(resume)
+    checkpoint = latest_complete(output_dir)
+    if checkpoint is None:
+        raise DataError("there is no complete checkpoint", where=str(output_dir),
+                        mend="train without resume_from_checkpoint")
+    return checkpoint

@@ -29,7 +29,8 @@ class MetricSums:
         if not self._sums:
             return {}
         names = list(self._sums)
-        totals = torch.stack([torch.stack((total.double(), total.new_tensor(count).double()))
+        dtype = torch.float32 if next(iter(self._sums.values()))[0].device.type == "mps" else torch.float64
+        totals = torch.stack([torch.stack((total.to(dtype), total.new_tensor(count, dtype=dtype)))
                               for total, count in self._sums.values()])
         self._sums.clear()
         totals = accelerator.reduce(totals, reduction="sum").cpu()

@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer, TrainerCallback, set_seed
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalPrediction, TrainOutput, rotate_checkpoints
 from trl.trainer.base_trainer import _BaseTrainer
 
 from lpo.chat import load_chat_template
-from lpo.errors import ConfigError, DataError, NothingLeftError, UnsoundError
+from lpo.errors import ConfigError, NothingLeftError, UnsoundError
 from lpo.records import RejectedRow
 from lpo.trainers import checkpoints, policy, reference
 from lpo.trainers.batches import PairCollator, PairDataset, side_index
-from lpo.trainers.callbacks import ChosenFalls, LogAndSaveTogether
+from lpo.trainers.callbacks import ChosenFalls, LogAndSaveTogether, SampleWriter
 from lpo.trainers.losses import LossInputs, LossOutputs, preference_loss
 from lpo.trainers.metric_sums import MetricSums
 from lpo.trainers.scoring import attach_scoring, check_head
@@ -88,6 +89,7 @@ class StepDPOTrainer(_BaseTrainer):
         self.tokeniser = Tokeniser(processing_class, load_chat_template(args.chat_template),
                                    _longest_row(args, policy.base_of(model)))
         self.rejected_rows: list[RejectedRow] = []
+        self._steps: set[int] = set()  # of all rows: every process must report the same metrics
         train_pairs = self._tokenise(train_dataset, "train row") if train_dataset is not None else None
         eval_pairs = self._tokenise_eval(eval_dataset) if eval_dataset is not None else None
 
@@ -115,6 +117,10 @@ class StepDPOTrainer(_BaseTrainer):
             optimizers=optimizers,
         )
         _refuse_sharding(self)
+        trackers = tuple(get_reporting_integration_callbacks(args.report_to))
+        for callback in callbacks or []:
+            if isinstance(callback, SampleWriter):
+                callback.trackers = [one for one in self.callback_handler.callbacks if isinstance(one, trackers)]
         if self.ref_model is not None:
             self.ref_model = self.accelerator.prepare_model(self.ref_model, evaluation_mode=True)
 
@@ -141,6 +147,7 @@ class StepDPOTrainer(_BaseTrainer):
             detail = f" (first: {result.rejected[0].detail})" if result.rejected else ""
             raise NothingLeftError(f"none of {len(rows)} rows is left: {result.reasons() or 'there are none'}{detail}",
                                    where=name, mend="mend the rows; docs name each reason")
+        self._steps |= {pair.step for pair in result.pairs}
         return PairDataset(result.pairs)
 
     def _tokenise_eval(self, rows: Any) -> PairDataset | dict[str, PairDataset]:
@@ -266,20 +273,10 @@ class StepDPOTrainer(_BaseTrainer):
         metrics = dict(outputs.metrics)
         if "kl" in metrics:
             self._sums[mode].add({"kl": metrics.pop("kl")}, n_tokens)
-        share = {f"steps/{step}": (batch["step"] == step).float().mean() for step in self._steps}
+        share = {f"steps/{step}": (batch["step"] == step).float().mean() for step in sorted(self._steps)}
         self._sums[mode].add(metrics | share, n_pairs)
         if mode == "train":
             self._new_tokens = self._new_tokens.to(self.args.device) + batch["attention_mask"].sum()
-
-    @property
-    def _steps(self) -> list[int]:
-        """Every step number in the data: all processes must report the same metrics."""
-        if not hasattr(self, "_known_steps"):
-            sets = [self.train_dataset, *(self.eval_dataset.values() if isinstance(self.eval_dataset, dict)
-                                          else [self.eval_dataset])]
-            self._known_steps = sorted({pair.step for data in sets if isinstance(data, PairDataset)
-                                        for pair in data.pairs})
-        return self._known_steps
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the averages since the last log to a training log."""
@@ -321,9 +318,8 @@ class StepDPOTrainer(_BaseTrainer):
             UnsoundError: A self-check failed.
         """
         output_dir = Path(self.args.output_dir or ".")
-        checkpoint = _resolve(resume_from_checkpoint, output_dir)
+        checkpoint = checkpoints.checkpoint_to_resume(resume_from_checkpoint, output_dir)
         self._resumed = checkpoint is not None
-        self._unchecked = True
         if self._resumed:
             self.args.eval_on_start = False  # the first run has done it
         if self.args.should_save:
@@ -374,19 +370,6 @@ class StepDPOTrainer(_BaseTrainer):
             folder = Path(output_dir or self.args.output_dir or ".")
             (folder / "training_args.bin").unlink(missing_ok=True)
             (folder / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
-
-
-def _resolve(resume: str | bool | None, output_dir: Path) -> Path | None:
-    if not resume:
-        return None
-    if resume is True:
-        checkpoint = checkpoints.latest_complete(output_dir)
-        if checkpoint is None:
-            raise DataError("there is no complete checkpoint", where=str(output_dir),
-                            mend="train without resume_from_checkpoint")
-        return checkpoint
-    checkpoints.require_complete(Path(resume))
-    return Path(resume)
 
 
 def _refuse_unsupported(args: StepDPOConfig) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 
+import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from lpo.chat import load_chat_template
@@ -78,3 +79,24 @@ def test_a_model_that_ends_its_turn_is_said_to_stop(tmp_path, tiny_model, tiny_t
     writer.on_train_begin(TrainingArguments(output_dir=str(tmp_path)), TrainerState(), TrainerControl(), model=model)
     rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [(row["text"], row["finish"]) for row in rows] == [("", "stop"), ("", "stop")]
+
+
+def test_texts_and_metrics_reach_tensorboard(tmp_path, tiny_model, tiny_tokenizer, monkeypatch):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from lpo.trainers import StepDPOConfig, StepDPOTrainer
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    args = StepDPOConfig(output_dir=str(tmp_path / "train"), max_steps=2, logging_steps=1, report_to="tensorboard",
+                         per_device_train_batch_size=1, save_strategy="no", disable_tqdm=True)
+    rows = [{"prompt": "Tell me.", "chosen": " Rain fell.", "rejected": " Gulls argued."}] * 2
+    writer = SampleWriter(tmp_path / "samples.jsonl", PROMPTS[:1], tiny_tokenizer, max_tokens=4)
+    StepDPOTrainer(tiny_model(), args=args, train_dataset=rows, processing_class=tiny_tokenizer,
+                   callbacks=[writer]).train()
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/rewards/margins")] == [1, 2]
+    texts = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("train/samples/plain/text_summary")]
+    written = [json.loads(line)["text"] for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert texts == written and len(texts) == 2
