@@ -129,7 +129,6 @@ class Build(Stored):
     candidates: int = 0
     pairs: int = 0
     rejected: dict[str, int] = Field(default_factory=dict)
-    usage: Usage = Usage()
     judgements: JudgementCounts = JudgementCounts()
     stability: Stability | None = None
     cleaned_characters: int = 0

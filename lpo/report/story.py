@@ -76,10 +76,6 @@ class Station:
 def stations(run: RunData) -> tuple[Station, ...]:
     """The way of the run, stage by stage, with the time and the calls each took."""
     build, scores = run.build, run.scores
-    asked = [f"{build.usage.calls:,} calls, {build.usage.cached:,} from the journal",
-             f"{build.usage.tokens_in:,} tokens read, {build.usage.tokens_out:,} written"] if build else []
-    if build and build.usage.cost is not None:
-        asked.append(f"cost {build.usage.cost:.2f}")
     steps = training_steps(run)
     trained = run.training
     learned = [f"on {plural(trained.used, 'pair')}"] if trained else []
@@ -87,7 +83,7 @@ def stations(run: RunData) -> tuple[Station, ...]:
     return (
         Station(f"{build.prompts:,}" if build else "–", "prompts", (), build is not None),
         Station(f"{build.candidates:,}" if build else "–", "candidates",
-                (*((f"in {plural(build.layers, 'layer')}",) if build else ()), *_took(run, "build"), *asked),
+                (*((f"in {plural(build.layers, 'layer')}",) if build else ()), *_took(run, "build")),
                 build is not None),
         Station(f"{len(run.pairs):,}" if build or run.pairs else "–", "pairs",
                 (f"{sum(build.rejected.values()):,} rejected",) if build else (), bool(build or run.pairs)),
@@ -110,7 +106,10 @@ def _took(run: RunData, name: str) -> tuple[str, ...]:
     if stage.peak_memory_mb is not None:
         parts.append(f"peak memory {stage.peak_memory_mb / 1024:.1f} GB")
     if stage.usage is not None:
-        parts.append(f"{stage.usage.calls:,} calls, {stage.usage.cached:,} from the journal")
+        parts += [f"{stage.usage.calls:,} calls, {stage.usage.cached:,} from the journal",
+                  f"{stage.usage.tokens_in:,} tokens read, {stage.usage.tokens_out:,} written"]
+        if stage.usage.cost is not None:
+            parts.append(f"cost {stage.usage.cost:.2f}")
     return tuple(parts)
 
 

@@ -116,6 +116,9 @@ def make_run(folder: Path, *, steps: int = 24, stages: tuple[str, ...] = ("build
     return folder
 
 
+BUILD_USAGE = Usage(calls=94, cached=12, tokens_in=60_312, tokens_out=8_904, seconds=401.2).to_json()
+
+
 def _manifest(name: str, stages: tuple[str, ...]) -> dict[str, Any]:
     took = {"build": (412.3, 2913.0), "train": (338.9, 4120.5), "eval": (141.0, 3050.2)}
     return {
@@ -125,7 +128,8 @@ def _manifest(name: str, stages: tuple[str, ...]) -> dict[str, Any]:
         "git": {"commit": "4e4b4aa9f00dcafe4e4b4aa9f00dcafe4e4b4aa9", "dirty": True},
         "config_hash": "9f86d081884c7d65", "prompts_hash": "60303ae22b998861", "seed": 7,
         "stages": {stage: {"status": "complete", "seconds": took[stage][0], "peak_memory_mb": took[stage][1],
-                           "finished": f"2026-11-22T0{index + 3}:14:05+0000", "identity": "x", "attempts": 1}
+                           "finished": f"2026-11-22T0{index + 3}:14:05+0000", "identity": "x", "attempts": 1,
+                           "usage": BUILD_USAGE if stage == "build" else None}
                    for index, stage in enumerate(("build", "train", "eval")) if stage in stages},
     }
 
@@ -171,7 +175,7 @@ def _build(folder: Path, copies: int) -> None:
         "prompts": len(trees), "trees": len(trees), "layers": 12 * copies, "candidates": 46 * copies,
         "pairs": len(pairs),
         "rejected": {"small_margin": 2, "too_few_candidates": 1},
-        "usage": Usage(calls=94, cached=12, tokens_in=60_312, tokens_out=8_904, seconds=401.2).to_json(),
+        "usage": BUILD_USAGE,
         "judgements": {"scored": 44, "unscored": 2, "reasons": {"empty": 1, "no_grade": 1}},
         "stability": {"kendall_tau": 0.33, "same_best": 0.5, "layers": 4}, "cleaned_characters": 3,
     })
