@@ -91,8 +91,11 @@ class TrainSummary:
     """What a finished training did, as stored in train.json."""
 
     pairs: int
-    held_out_pairs: int
+    """Pairs meant for training."""
     rejected: int
+    """Those of them that the trainer rejected."""
+    held_out_pairs: int
+    held_out_rejected: int
     steps: int
     trainable_parameters: int
     parameters_moved: float
@@ -128,8 +131,10 @@ def train(config: RunConfig, prompts: Sequence[Prompt], directory: RunDirectory,
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     _save_final(trainer, directory / "train")
+    rejected = len(kept) - len(trainer.train_dataset)
     summary = TrainSummary(
-        pairs=len(kept), held_out_pairs=len(held_out), rejected=len(trainer.rejected_rows),
+        pairs=len(kept), rejected=rejected, held_out_pairs=len(held_out),
+        held_out_rejected=len(trainer.rejected_rows) - rejected,
         steps=trainer.state.global_step, trainable_parameters=trainable,
         parameters_moved=_distance(initial, _snapshot(trainer.model)), final_loss=float(result.training_loss),
     )

@@ -82,7 +82,7 @@ def test_kept_and_rejected_make_the_input(whole_run):
     build, train = (json.loads((run / name).read_text()) for name in ("build.json", "train.json"))
     assert build["pairs"] + sum(build["rejected"].values()) == build["layers"]
     rows = [json.loads(line) for line in (run / "rejected_rows.jsonl").read_text().split("\n") if line]
-    assert len(rows) == sum(build["rejected"].values()) + train["rejected"]
+    assert len(rows) == sum(build["rejected"].values()) + train["rejected"] + train["held_out_rejected"]
     assert train["pairs"] + train["held_out_pairs"] == build["pairs"]
 
 
