@@ -144,9 +144,9 @@ class StepDPOTrainer(_BaseTrainer):
         if result.straddling:
             log.info("%.2f %% of sides begin inside a token", 100 * result.straddling)
         if not result.pairs:
-            detail = f" (first: {result.rejected[0].detail})" if result.rejected else ""
-            raise NothingLeftError(f"none of {len(rows)} rows is left: {result.reasons() or 'there are none'}{detail}",
-                                   where=name, mend="mend the rows; docs name each reason")
+            first = f"the first one, {result.rejected[0].id}: {result.rejected[0].detail}" if result.rejected else None
+            raise NothingLeftError(f"none of {len(rows)} rows is left: {result.reasons() or 'there are none'}",
+                                   where=name, mend=first or "give some rows")
         self._steps |= {pair.step for pair in result.pairs}
         return PairDataset(result.pairs)
 
@@ -324,6 +324,9 @@ class StepDPOTrainer(_BaseTrainer):
             self.args.eval_on_start = False  # the first run has done it
         if self.args.should_save:
             checkpoints.clear_staging(output_dir)
+            if not self._resumed and (stale := checkpoints.latest_complete(output_dir)):
+                log.warning("%s already holds %s, which a later resume may pick: use another output_dir, or resume",
+                            output_dir, stale.name)
         if self.loss_settings.needs_reference:
             model: Any = self.ref_model if self.ref_model is not None else self.model
             reference.pin_reference(output_dir, reference.weights_fingerprint(model), resumed_from=checkpoint,

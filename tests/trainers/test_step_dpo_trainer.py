@@ -271,6 +271,18 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, tiny_model, tiny_token
     torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("settings", [{"bf16": True}, {}], ids=["autocast", "bfloat16_weights"])
+def test_half_precision_starts_equal_and_learns(tmp_path, tiny_model, tiny_tokenizer, settings, adapter):
+    model = tiny_model() if settings else tiny_model().to(torch.bfloat16)
+    trainer = trainer_for(tmp_path, tiny_tokenizer, model, max_steps=6, optim="adamw_torch", learning_rate=5e-3,
+                          peft_config=LoraConfig(**LORA) if adapter else None, **settings)
+    trainer.train()
+    first, last = logged(trainer)[0], logged(trainer)[-1]
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-3)
+    assert last["rewards/margins"] > 0.05 and last["logps/chosen"] < 0
+
+
 def test_lora_dropout_is_left_on_and_the_models_is_not(tmp_path, tiny_model, tiny_tokenizer):
     trainer = trainer_for(tmp_path, tiny_tokenizer, tiny_model(attention_dropout=0.3),
                           peft_config=LoraConfig(**LORA, lora_dropout=0.25))
