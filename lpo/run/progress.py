@@ -10,7 +10,17 @@ from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 PLAIN_LINE_SECONDS = 15.0
 """Without a terminal, a long stage says where it is this often."""
@@ -39,13 +49,28 @@ class Reporter:
         """
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-                       TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+                       _RateColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
                        TextColumn("{task.fields[note]}"))
             with Progress(*columns, console=self.console, transient=False) as progress:
                 task = progress.add_task(label, total=total, note="")
                 yield lambda done, note="": progress.update(task, completed=done, note=escape(note))
         else:
             yield _PlainBar(self.say, label, total, unit).update
+
+
+def rate(done: float, seconds: float) -> str:
+    """Units per second, or per minute when they are slow; empty before there is anything to tell."""
+    if not done or seconds <= 0:
+        return ""
+    speed = done / seconds
+    return f"{speed:.1f}/s" if speed >= 1 else f"{60 * speed:.1f}/min"
+
+
+class _RateColumn(ProgressColumn):
+    """Average rate since the start."""
+
+    def render(self, task: Task) -> Text:
+        return Text(rate(task.completed, task.elapsed or 0.0))
 
 
 class _PlainBar:
@@ -66,5 +91,7 @@ class _PlainBar:
         elapsed = now - self._start
         guess = not last_one and done >= 0.1 * self._total  # the first units say little about the rest
         left = f", about {elapsed / done * (self._total - done):.0f} s left" if guess else ""
+        speed = rate(done, elapsed)
         remark = f"; {note}" if note else ""
-        self._say(f"{self._label}: {done}/{self._total} {self._unit} in {elapsed:.0f} s{left}{remark}")
+        self._say(f"{self._label}: {done}/{self._total} {self._unit} in {elapsed:.0f} s"
+                  f"{f' ({speed})' if speed else ''}{left}{remark}")
