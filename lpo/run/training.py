@@ -118,8 +118,8 @@ def train(config: RunConfig, prompts: Sequence[Prompt], directory: RunDirectory,
                                    chat_template=config.policy.chat_template, evaluates=bool(held_out))
     model, tokenizer = load_policy(config)
     trainer = StepDPOTrainer(
-        model=model, args=arguments, train_dataset=_dataset(kept),
-        eval_dataset=_dataset(held_out) if held_out else None, processing_class=tokenizer,
+        model=model, args=arguments, train_dataset=_rows(kept),
+        eval_dataset=_rows(held_out) if held_out else None, processing_class=tokenizer,
         peft_config=_peft_config(config.train), callbacks=_callbacks(config, prompts, directory, reporter, tokenizer),
     )
     trainer.remove_callback(PrinterCallback)  # the progress line says it; metrics.jsonl has every figure
@@ -163,12 +163,10 @@ def load_policy(config: RunConfig) -> tuple[PreTrainedModel, PreTrainedTokenizer
     return model, tokenizer
 
 
-def _dataset(pairs: Sequence[PreferencePair]) -> Any:
+def _rows(pairs: Sequence[PreferencePair]) -> list[dict[str, Any]]:
     """The trainer's columns; everything else of a pair stays in pairs.jsonl."""
-    from datasets import Dataset
-
-    columns = ("id", "group", "prompt", "prefix", "chosen", "rejected", "chosen_ends", "rejected_ends", "step")
-    return Dataset.from_list([{name: row[name] for name in columns} for row in (pair.to_json() for pair in pairs)])
+    columns = {"id", "group", "prompt", "prefix", "chosen", "rejected", "chosen_ends", "rejected_ends", "step"}
+    return [pair.model_dump(mode="json", include=columns) for pair in pairs]
 
 
 def _peft_config(train: TrainConfig) -> Any:
