@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -132,13 +130,13 @@ def _stage(name: str | None) -> Stage | None:
 
 
 def _set_up_console() -> None:
-    """Warnings of ours go to standard error; what the libraries say to their own developers does not."""
+    """Warnings go to standard error; what the libraries say to their own developers does not."""
+    from lpo.run.quiet import quiet_libraries
+
     console = logging.StreamHandler()
     console.setLevel(logging.WARNING)  # the run's own log file takes more
     logging.basicConfig(format="%(name)s: %(message)s", handlers=[console])
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels nobody asked for
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\.")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    quiet_libraries()
 
 
 def main() -> None:
