@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lpo.config import RunConfig, raise_issues, read_yaml, validate
+from lpo.config import RunConfig, TrainConfig, raise_issues, read_yaml, validate
 from lpo.errors import DataError
 from lpo.llm.journal import Journal
 from lpo.prompts import PromptSet, load_prompts, overlap
@@ -42,14 +42,23 @@ def load_config(source: str, overrides: Sequence[str] = (), *, check_training: b
     from lpo.configs import recipe_path
 
     path = recipe_path(source) or Path(source)
-    config, issues = validate(read_yaml(path, overrides))
-    if config is not None and check_training and config.train.args:
+    values = read_yaml(path, overrides)
+    config, issues = validate(values)
+    arguments = _training_arguments(values)
+    if check_training and arguments:
         from lpo.run.training import check_arguments
 
-        issues = check_arguments(config.train)
+        issues += check_arguments(TrainConfig(args=arguments))
     raise_issues(issues, str(path))
     assert config is not None
     return config
+
+
+def _training_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    """`train.args` as written, even where other parts of the configuration are wrong."""
+    train = values.get("train")
+    arguments = train.get("args") if isinstance(train, dict) else None
+    return {str(name): value for name, value in arguments.items()} if isinstance(arguments, dict) else {}
 
 
 def run(config: RunConfig, stages: Sequence[Stage], reporter: Reporter, *, redo: Stage | None = None) -> RunDirectory:
