@@ -55,7 +55,7 @@ def _headline(run: RunData) -> str:
     difference = scores.difference.get(length.key, Interval())
     if difference.bounds is None:
         return f"{text}, too few answers for an interval"
-    return f"{text} {bracket(length, difference, signed)}"
+    return f"{text}, 95 % interval of the change {bracket(length, difference, signed)}"
 
 
 def training_steps(run: RunData) -> int:

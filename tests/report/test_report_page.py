@@ -88,7 +88,7 @@ def test_every_element_that_opens_closes(page):
 
 def test_the_summary_is_made_from_the_data(page):
     assert page.of("p")[1][1] == ("4 prompts → 12 layers → 10 pairs; 24 training steps; "
-                                  "length score 31 → 38.5 [−2, +15].")
+                                  "length score 31 → 38.5, 95 % interval of the change [−2, +15].")
 
 
 def test_sections_come_in_the_order_of_the_story(page):
