@@ -15,7 +15,15 @@ from typing import Annotated, Any, Literal, cast
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from lpo.errors import ConfigError
 
@@ -70,6 +78,13 @@ class Prices(Section):
     """For a million tokens written."""
 
 
+_OTHER_BACKEND = {
+    "transformers": {"base_url", "endpoint", "api_key_env", "api", "max_concurrency", "timeout", "deadline", "prices"},
+    "openai": {"chat_template", "dtype", "device", "batch_size", "trust_remote_code"},
+}
+"""Settings that belong to the other back end alone."""
+
+
 class ModelConfig(Section):
     """A language model and the back end that runs it."""
 
@@ -109,11 +124,30 @@ class ModelConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     """How the policy draws its candidates."""
 
+    @property
+    def kind(self) -> str:
+        """What decides which settings mean anything, as named in errors."""
+        return f"backend {self.backend!r}"
+
+    @property
+    def meaningless(self) -> set[str]:
+        """Settings that nothing would read; they are refused, so that none is accepted and ignored."""
+        return _OTHER_BACKEND[self.backend]
+
     @model_validator(mode="after")
-    def _server_needs_address(self) -> ModelConfig:
+    def _every_setting_is_read(self) -> ModelConfig:
         if self.backend == "openai" and not self.base_url:
             raise ValueError("backend 'openai' needs base_url")
+        stray = sorted(self.model_fields_set & self.meaningless)
+        if stray:
+            raise ValueError(f"{self.kind} has no {', '.join(stray)}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _meaningful_alone(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is stored can be read again."""
+        values = cast(dict[str, Any], handler(self))
+        return {name: value for name, value in values.items() if name not in self.meaningless}
 
 
 class JudgeConfig(ModelConfig):
@@ -126,6 +160,16 @@ class JudgeConfig(ModelConfig):
     """Room for the reply of a `json` judge."""
     templates: str | None = None
     """A folder whose files replace the shipped judge prompts of the same name."""
+
+    @property
+    def kind(self) -> str:
+        """Back end and method."""
+        return f"a judge of {super().kind} and method {self.method!r}"
+
+    @property
+    def meaningless(self) -> set[str]:
+        """Only a `json` judge writes anything."""
+        return super().meaningless | (set() if self.method == "json" else {"max_tokens", "sampling"})
 
 
 class RewardConfig(Section):
@@ -201,6 +245,12 @@ class TrainConfig(Section):
     """Room for one of these texts."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Any field of StepDPOConfig, i.e. of TrainingArguments, `beta`, `loss_type`, `max_length`, ..."""
+
+    @model_validator(mode="after")
+    def _patience_needs_pairs(self) -> TrainConfig:
+        if self.early_stopping_patience is not None and not self.eval_fraction:
+            raise ValueError("early_stopping_patience needs eval_fraction above 0: pairs to be patient about")
+        return self
 
 
 class EvalConfig(Section):

@@ -58,7 +58,7 @@ def judge_config(config: RunConfig) -> JudgeConfig:
     """The judge as configured; by default the policy's model reads its own grades."""
     if config.judge is not None:
         return config.judge
-    return JudgeConfig(**config.policy.model_dump())
+    return JudgeConfig(**config.policy.model_dump(exclude={"sampling"}))
 
 
 class Models:

@@ -308,15 +308,15 @@ def test_nothing_of_another_account_is_sent_to_the_configured_server(
 
 
 IN_IDENTITY = {"backend": "transformers", "model": "other", "revision": "abc", "endpoint": "box", "api": "completions"}
+REFUSED = {"chat_template": "plain", "dtype": "float32", "device": "cpu", "batch_size": 2, "trust_remote_code": True}
 NOT_IN_IDENTITY = {
-    "chat_template": "plain", "dtype": "float32", "device": "cpu", "batch_size": 2, "trust_remote_code": True,
     "base_url": "http://127.0.0.1:2/v1", "api_key_env": "PATH", "max_concurrency": 2, "timeout": 1.0, "deadline": 2.0,
     "prices": Prices(input=1, output=1), "sampling": {"temperature": 0.1},  # drawing is part of each request
 }
 
 
 def test_identity_holds_what_changes_replies_and_neither_address_nor_key() -> None:
-    assert set(IN_IDENTITY) | set(NOT_IN_IDENTITY) == set(ModelConfig.model_fields), "a new field: is it identity?"
+    assert {*IN_IDENTITY, *NOT_IN_IDENTITY, *REFUSED} == set(ModelConfig.model_fields), "a new field: is it identity?"
     base = {"backend": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
 
     def identity(**changes: Any) -> dict[str, Any]:
@@ -326,6 +326,9 @@ def test_identity_holds_what_changes_replies_and_neither_address_nor_key() -> No
         assert identity(**{name: IN_IDENTITY[name]}) != identity()
     for name, value in NOT_IN_IDENTITY.items():
         assert identity(**{name: value}) == identity(), name
+    for name, value in REFUSED.items():
+        with pytest.raises(ValueError, match=name):
+            identity(**{name: value})
 
 
 def test_this_back_end_loads_no_torch() -> None:

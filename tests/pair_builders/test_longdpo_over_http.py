@@ -24,8 +24,9 @@ def is_judge(body) -> bool:
 def build(server, method: str, prompts=PROMPTS, seed=0, config=CONFIG):
     async def run():
         policy = OpenAILLM(ModelConfig(backend="openai", model="scripted", base_url=server.url, deadline=20))
+        room = {"max_tokens": 300} if method == "json" else {}
         settings = JudgeConfig(backend="openai", model="scripted-judge", base_url=server.url, method=method,
-                               max_tokens=300, deadline=20)
+                               deadline=20, **room)
         judge_llm = OpenAILLM(settings)
         scorer = create_scorer(config.reward, create_judge(settings, judge_llm))
         builder = LongDPOBuilder(policy, scorer, config, SamplingConfig())

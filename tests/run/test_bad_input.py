@@ -5,7 +5,7 @@ import json
 import pytest
 from run_lpo import lpo, write_config, write_prompts
 
-from lpo.config import validate
+from lpo.config import to_yaml, validate
 from lpo.errors import ConfigError, DataError
 from lpo.run.pipeline import load_config
 
@@ -144,3 +144,28 @@ def test_reading_a_missing_json_line_file_names_it(tmp_path):
 
     with pytest.raises(DataError, match="no such file"):
         read_jsonl(tmp_path / "none.jsonl")
+
+
+def test_a_setting_of_the_other_back_end_is_refused_not_ignored():
+    for policy, stray in (({"base_url": "http://127.0.0.1:1/v1"}, "base_url"),
+                          ({"backend": "openai", "base_url": "http://127.0.0.1:1/v1", "dtype": "float32"}, "dtype")):
+        config, issues = validate({"name": "x", "policy": policy})
+        assert config is None and stray in issues[0].message
+
+
+def test_a_judge_that_writes_nothing_takes_no_settings_for_writing():
+    config, issues = validate({"name": "x", "judge": {"method": "expected_grade", "max_tokens": 10}})
+    assert config is None and "has no max_tokens" in issues[0].message
+
+
+def test_patience_without_held_out_pairs_is_refused():
+    config, issues = validate({"name": "x", "train": {"early_stopping_patience": 2}})
+    assert config is None and "eval_fraction" in issues[0].message
+
+
+@pytest.mark.parametrize("policy", [{}, {"backend": "openai", "base_url": "http://127.0.0.1:1/v1", "model": "m"}])
+def test_the_stored_configuration_can_be_run_again(tmp_path, policy):
+    first, issues = validate({"name": "x", "policy": policy, "judge": {**policy, "method": "json"}})
+    assert not issues and first is not None
+    (tmp_path / "config.yaml").write_text(to_yaml(first))
+    assert load_config(str(tmp_path / "config.yaml")) == first
