@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lpo.errors import DataError
 
@@ -147,12 +147,12 @@ def clean_values(value: Any) -> tuple[Any, int]:
     if isinstance(value, str):
         return clean_text(value)
     if isinstance(value, list):
-        pairs = [clean_values(item) for item in value]
+        pairs = [clean_values(item) for item in cast("list[Any]", value)]
         return [item for item, _ in pairs], sum(count for _, count in pairs)
     if isinstance(value, dict):
         cleaned: dict[str, Any] = {}
         total = 0
-        for key, item in value.items():
+        for key, item in cast("dict[Any, Any]", value).items():
             new_key, in_key = clean_text(str(key))
             cleaned[new_key], in_item = clean_values(item)
             total += in_key + in_item
