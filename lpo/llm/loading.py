@@ -47,6 +47,19 @@ def load_model(config: ModelConfig, adapter: Path | None = None) -> LoadedModel:
     template = load_chat_template(config.chat_template)
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
+    model, tokenizer = read_weights(config, dtype)
+    if adapter is not None:
+        model = _with_adapter(model, adapter, dtype)
+    return LoadedModel(model.to(device).eval(), tokenizer, template, dtype)
+
+
+def read_weights(config: ModelConfig, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A model as transformers loads it, on the CPU, and its tokenizer: what generation and training start from.
+
+    Raises:
+        BackendError: The model is missing, unknown or in an unsafe format.
+        ConfigError: There is no such demo model.
+    """
     path = resolve_model(config.model)
     if path != config.model or Path(path).is_dir():
         _refuse_pickled(Path(path), config.model)
@@ -57,9 +70,7 @@ def load_model(config: ModelConfig, adapter: Path | None = None) -> LoadedModel:
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise BackendError(f"the model cannot be loaded: {_first_sentence(error)}", where=config.model,
                            mend=_mend(str(error))) from error
-    if adapter is not None:
-        model = _with_adapter(model, adapter, dtype)
-    return LoadedModel(model.to(device).eval(), tokenizer, template, dtype)
+    return model, tokenizer
 
 
 def pick_device(name: str) -> torch.device:

@@ -136,7 +136,7 @@ def train(config: RunConfig, prompts: Sequence[Prompt], directory: RunDirectory,
         pairs=len(kept), rejected=rejected, held_out_pairs=len(held_out),
         held_out_rejected=len(trainer.rejected_rows) - rejected,
         steps=trainer.state.global_step, trainable_parameters=trainable,
-        parameters_moved=_distance(initial, _snapshot(trainer.model)), final_loss=float(result.training_loss),
+        parameters_moved=_distance(initial, trainer.model), final_loss=float(result.training_loss),
     )
     write_json(directory / "train.json", summary.__dict__)
     reporter.say(f"trained {summary.steps} steps on {summary.pairs - summary.rejected} pairs; weights moved by "
@@ -145,22 +145,15 @@ def train(config: RunConfig, prompts: Sequence[Prompt], directory: RunDirectory,
 
 
 def load_policy(config: RunConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The policy's model and tokenizer, ready to be trained."""
+    """The policy's model and tokenizer, ready to be trained: in float32 unless the configuration names a type."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from lpo.llm.demo import resolve_model
+    from lpo.llm.loading import pick_dtype, read_weights
 
-    policy = config.policy
-    if policy.backend != "transformers":
+    if config.policy.backend != "transformers":
         raise DataError("a model behind a server cannot be trained", where="policy.backend",
                         mend="name the same model's weights with policy.backend: transformers")
-    path = resolve_model(policy.model)
-    dtype = torch.float32 if policy.dtype == "auto" else getattr(torch, policy.dtype)
-    shared: dict[str, Any] = {"revision": policy.revision, "trust_remote_code": policy.trust_remote_code}
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **shared)
-    tokenizer = AutoTokenizer.from_pretrained(path, **shared)
-    return model, tokenizer
+    return read_weights(config.policy, pick_dtype(config.policy.dtype, torch.device("cpu")))
 
 
 def _rows(pairs: Sequence[PreferencePair]) -> list[dict[str, Any]]:
@@ -205,13 +198,18 @@ def _replace_rejected(directory: RunDirectory, rows: Sequence[RejectedRow]) -> N
 
 
 def _snapshot(model: Any) -> dict[str, Any]:
-    return {name: parameter.detach().float().cpu().clone()
+    return {name: parameter.detach().cpu().clone()
             for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _distance(before: dict[str, Any], after: dict[str, Any]) -> float:
-    moved = sum(float((after[name] - value).square().sum()) for name, value in before.items())
-    size = sum(float(value.square().sum()) for value in before.values())
+def _distance(before: dict[str, Any], model: Any) -> float:
+    """How far the model is from a snapshot. One weight at a time: a large model is not copied once more."""
+    parameters = dict(model.named_parameters())
+    moved = size = 0.0
+    for name, start in before.items():
+        start = start.float()
+        moved += float((parameters[name].detach().cpu().float() - start).square().sum())
+        size += float(start.square().sum())
     return math.sqrt(moved / size) if size else 0.0
 
 
