@@ -12,7 +12,7 @@ from lpo.config import RunConfig
 from lpo.errors import NothingLeftError, UnsoundError
 from lpo.pair_builders import BuildResult, PairBuilder, create_builder
 from lpo.prompts import PromptSet
-from lpo.records import Judgement, Prompt, RejectedRow, SearchTree, Usage
+from lpo.records import Judgement, Prompt, SearchTree, Usage
 from lpo.reward import Draft, Scorer, create_judge, create_scorer, rank_stability
 from lpo.run.directory import RunDirectory
 from lpo.run.models import Models, judge_config
@@ -87,7 +87,9 @@ async def build(config: RunConfig, prompts: PromptSet, directory: RunDirectory, 
     write_json(directory / "build.json", summary.to_json())
     _report(summary, reporter)
     if not pairs:
-        raise nothing_left(rejected, "no pair was built")
+        raise NothingLeftError(f"no pair was built: {_listed(summary.rejected) or 'nothing came in'}",
+                               mend="rejected_rows.jsonl says why for each row; lower build.min_margin or raise "
+                                    "build.branching")
     return summary
 
 
@@ -149,14 +151,6 @@ def _both_scored(first: Sequence[Judgement], second: Sequence[Judgement]) -> tup
     pairs = [(one.overall, two.overall) for one, two in zip(first, second, strict=True)]
     scored = [(one, two) for one, two in pairs if one is not None and two is not None]
     return [one for one, _ in scored], [two for _, two in scored]
-
-
-def nothing_left(rejected: Sequence[RejectedRow], cause: str) -> NothingLeftError:
-    """The error of a stage that rejected every row, with the reasons by count."""
-    counts = Counter(row.reason.value for row in rejected)
-    return NothingLeftError(f"{cause}: {_listed(counts) or 'nothing came in'}",
-                            mend="rejected_rows.jsonl says why for each row; lower build.min_margin or raise "
-                                 "build.branching")
 
 
 def _layers(tree: SearchTree) -> int:

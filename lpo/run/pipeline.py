@@ -28,13 +28,12 @@ Result = TypeVar("Result")
 log = logging.getLogger("lpo.run")
 
 
-def load_config(source: str, overrides: Sequence[str] = (), *, check_training: bool = True) -> RunConfig:
-    """Read and validate a configuration; every error at once.
+def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and validate a configuration; every error at once. Checking `train.args`, when there are any, loads torch.
 
     Args:
         source: A YAML file, or the name of a shipped recipe.
         overrides: `key.sub=value`.
-        check_training: Also compare `train.args` with the trainer's fields (this loads torch).
 
     Raises:
         ConfigError: Something is wrong; the message lists all of it.
@@ -45,7 +44,7 @@ def load_config(source: str, overrides: Sequence[str] = (), *, check_training: b
     values = read_yaml(path, overrides)
     config, issues = validate(values)
     arguments = _training_arguments(values)
-    if check_training and arguments:
+    if arguments:
         from lpo.run.training import check_arguments
 
         issues += check_arguments(TrainConfig(args=arguments))
@@ -87,14 +86,11 @@ def _say_prompts(prompts: PromptSet, reporter: Reporter) -> None:
 
 
 def check_prompts(prompts: PromptSet) -> None:
-    """Refuse prompt sets nothing honest can be done with.
+    """Refuse to measure on what is built from.
 
     Raises:
-        DataError: No prompt to build from, or a prompt stands in both parts.
+        DataError: A prompt stands in both parts.
     """
-    if not prompts.build:
-        raise DataError("there is no prompt to build from", where="prompts",
-                        mend="check prompts.path and the filters (limit, language, max_words)")
     shared = overlap(prompts.build, prompts.held_out)
     if shared:
         raise DataError(f"{len(shared)} prompts stand in both the build and the held-out part, first: {shared[0]}",
