@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lpo.trainers.callbacks import ChosenFalls, MetricsFile, SampleWriter
     from lpo.trainers.checkpoints import latest_complete
+    from lpo.trainers.iter_dpo_config import IterDPOConfig
+    from lpo.trainers.iter_dpo_trainer import IterDPOTrainer
+    from lpo.trainers.iter_rows import IterMode
     from lpo.trainers.loss_settings import LossSettings, LossType
     from lpo.trainers.losses import LossInputs, LossOutputs, preference_loss
+    from lpo.trainers.prefix_shared_dpo_trainer import PrefixSharedDPOTrainer
     from lpo.trainers.sides import SideIndex
     from lpo.trainers.step_dpo_config import StepDPOConfig
     from lpo.trainers.step_dpo_trainer import StepDPOTrainer
@@ -15,11 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChosenFalls",
+    "IterDPOConfig",
+    "IterDPOTrainer",
+    "IterMode",
     "LossInputs",
     "LossOutputs",
     "LossSettings",
     "LossType",
     "MetricsFile",
+    "PrefixSharedDPOTrainer",
     "SampleWriter",
     "SideIndex",
     "StepDPOConfig",
@@ -34,8 +42,12 @@ __all__ = [
 _MODULES = {
     "callbacks": ("ChosenFalls", "MetricsFile", "SampleWriter"),
     "checkpoints": ("latest_complete",),
+    "iter_dpo_config": ("IterDPOConfig",),
+    "iter_dpo_trainer": ("IterDPOTrainer",),
+    "iter_rows": ("IterMode",),
     "loss_settings": ("LossSettings", "LossType"),
     "losses": ("LossInputs", "LossOutputs", "preference_loss"),
+    "prefix_shared_dpo_trainer": ("PrefixSharedDPOTrainer",),
     "sides": ("SideIndex",),
     "step_dpo_config": ("StepDPOConfig",),
     "step_dpo_trainer": ("StepDPOTrainer",),
