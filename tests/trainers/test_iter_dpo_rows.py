@@ -1,5 +1,9 @@
 """Corrected scripts as pairs: which pairs there are, and that every one that is not trained on is counted."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -101,6 +105,13 @@ def test_characters_are_cleaned_and_counted_once():
     broken = {**SCRIPT, "segments_original": ["A\ud83d\0", "", "c", "D"]}
     result = expand([broken], "prefix")
     assert result.cleaned_characters == 2 and result.rows[-1]["rejected"] == "A\ufffdcD"
+
+
+def test_the_example_of_the_page_of_data_formats_is_a_script():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data-formats.md").read_text(encoding="utf-8")
+    [line] = re.findall(r"^```json scripts\n(.+)\n```$", page, flags=re.MULTILINE)
+    result = expand([json.loads(line)], "prefix")
+    assert [row["id"] for row in result.rows] == ["tides/1", "tides/2"] and not result.n_glued
 
 
 SEGMENT = st.sampled_from(["", "The pier.\n\n", "the  pier.\n\n", "Rain fell", "\n\n", "雨落。"])
