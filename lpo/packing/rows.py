@@ -47,6 +47,9 @@ class Group:
         rows: The rows, in any order, repeats allowed.
         units: Indices of rows that a split must keep together (the two sides of a pair, say); every row lies in at
             least one. Empty: every row by itself.
+
+    Raises:
+        ValueError: There are no rows, a unit is empty, or a row lies in no unit.
     """
 
     rows: tuple[Row, ...]
@@ -55,6 +58,8 @@ class Group:
     def __post_init__(self) -> None:
         if not self.units:
             object.__setattr__(self, "units", tuple((index,) for index in range(len(self.rows))))
+        if not self.rows or not all(self.units):
+            raise ValueError("a group and each of its units must hold at least one row")
         if {index for unit in self.units for index in unit} != set(range(len(self.rows))):
             raise ValueError("the units of a group must cover its rows")
 

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from lpo.packing.rows import Group, Row
+from lpo.packing.rows import Group
 from lpo.packing.trie import Chain, Layout, lay_out
 
 
@@ -63,10 +63,7 @@ class PackedTree:
     @cached_property
     def parent_T(self) -> np.ndarray:
         """int64 [T] on the CPU, packed index of the token before each one; -1 at the roots."""
-        parent_T = np.arange(-1, self.n_tokens - 1)
-        for chain in self.chains:
-            parent_T[chain.start] = chain.parent
-        return parent_T
+        return _parents(self.chains, self.n_tokens)
 
     def path(self, row: int) -> list[int]:
         """Packed indices of all tokens of a row, in the order of the text."""
@@ -96,17 +93,16 @@ def pack(groups: Sequence[Group]) -> PackedTree:
     chains = tuple(chain for layout in layouts for chain in layout.chains)
     ids_T = np.concatenate([layout.ids for layout in layouts])
     position_T, subtree_end_T = _positions(chains, len(ids_T)), _subtree_ends(chains, len(ids_T))
-    parent_T = np.arange(-1, len(ids_T) - 1)
-    for chain in chains:
-        parent_T[chain.start] = chain.parent
+    parent_T = _parents(chains, len(ids_T))
 
     row_end: list[int] = []
     scored_paths: list[np.ndarray] = []
     scored_T = np.zeros(len(ids_T), dtype=bool)
     for group, layout in zip(groups, layouts, strict=True):
         for row, number in zip(group.rows, layout.row_chain, strict=True):
-            path, end = _scored_path(row, layout.chains[number])
-            row_end.append(end)
+            chain = layout.chains[number]
+            path = np.concatenate([np.arange(*packed) for packed in chain.ranges(row.start, row.end)])
+            row_end.append(chain.start + len(row.ids) - chain.position - 1)
             scored_paths.append(path)
             scored_T[path] = True
     scored_tokens_N = np.flatnonzero(scored_T)
@@ -118,6 +114,13 @@ def pack(groups: Sequence[Group]) -> PackedTree:
         target_id_N=torch.from_numpy(ids_T[scored_tokens_N]),
         row_tokens=tuple(torch.from_numpy(number_T[path]) for path in scored_paths), row_end=tuple(row_end),
         chains=chains, n_row_tokens=sum(group.n_row_tokens for group in groups))
+
+
+def _parents(chains: Sequence[Chain], n_tokens: int) -> np.ndarray:
+    parent_T = np.arange(-1, n_tokens - 1)
+    for chain in chains:
+        parent_T[chain.start] = chain.parent
+    return parent_T
 
 
 def _positions(chains: Sequence[Chain], n_tokens: int) -> np.ndarray:
@@ -135,14 +138,6 @@ def _subtree_ends(chains: Sequence[Chain], n_tokens: int) -> np.ndarray:
     # Branches follow what they hang on, so from the back a branch is final before it counts for its ancestors.
     for chain in reversed(chains):
         stop = end_T[chain.start]
-        for start, end in chain.ancestors:
+        for start, end in chain.ancestors[-1:]:  # the chain it hangs on; that one passes it on to its own
             np.maximum(end_T[start:end], stop, out=end_T[start:end])
     return end_T
-
-
-def _scored_path(row: Row, chain: Chain) -> tuple[np.ndarray, int]:
-    """Packed indices of a row's scored tokens, and of its last token."""
-    end = chain.start + len(row.ids) - chain.position
-    ranges = [*chain.ancestors, (chain.start, end)]
-    path = np.concatenate([np.arange(start, stop) for start, stop in ranges])
-    return path[row.start : row.end], end - 1

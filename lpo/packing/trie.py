@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -31,6 +32,15 @@ class Chain:
     def parent(self) -> int:
         """Packed index of the token before the first one; -1 at a root."""
         return self.ancestors[-1][1] - 1 if self.ancestors else -1
+
+    def ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Packed ranges (start, stop) of the positions start .. stop - 1 on the path that runs through this chain."""
+        position = 0
+        for first, last in (*self.ancestors, (self.start, self.stop)):
+            low, high = max(start - position, 0), min(stop - position, last - first)
+            if low < high:
+                yield first + low, first + high
+            position += last - first
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,7 @@ def lay_out(rows: Sequence[Row], first_index: int = 0) -> Layout:
     Returns:
         The layout; each distinct path token appears in it once.
     """
-    arrays = [np.asarray(row.ids, dtype=np.int64) for row in rows]
+    arrays = token_arrays(rows)
     roots = _build(arrays)
     chains: list[Chain] = []
     row_chain = [0] * len(rows)
@@ -98,13 +108,26 @@ def lay_out(rows: Sequence[Row], first_index: int = 0) -> Layout:
     return Layout(tuple(chains), tuple(row_chain), np.concatenate(pieces))
 
 
-def _build(arrays: Sequence[np.ndarray]) -> list[_Node]:
-    """The trie of sorted rows: neighbours share most, so every branching point lies between two neighbours."""
+def token_arrays(rows: Sequence[Row]) -> list[np.ndarray]:
+    """Token ids of each row, int64."""
+    return [np.asarray(row.ids, dtype=np.int64) for row in rows]
+
+
+def sort_by_tokens(arrays: Sequence[np.ndarray]) -> tuple[list[int], list[int]]:
+    """Rows in the order of their tokens, in which each shares most with its neighbours.
+
+    Returns:
+        Row numbers in that order, and for each how many first tokens it shares with the one before it.
+    """
     order = sorted(range(len(arrays)), key=lambda number: arrays[number].astype(">u8").tobytes())
+    return order, [0, *(_common_prefix(arrays[before], arrays[row]) for before, row in pairwise(order))]
+
+
+def _build(arrays: Sequence[np.ndarray]) -> list[_Node]:
+    """The trie of sorted rows: every branching point lies between two neighbours."""
     root = _Node(row=-1, start=0, stop=0)
     path = [root]  # from the root to the end of the row before
-    for before, row in zip([None, *order], order, strict=False):
-        shared = 0 if before is None else _common_prefix(arrays[before], arrays[row])
+    for row, shared in zip(*sort_by_tokens(arrays), strict=True):
         while path[-1].start >= shared and len(path) > 1:
             path.pop()
         last = path[-1]
