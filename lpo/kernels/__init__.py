@@ -1,5 +1,6 @@
 """Tensor kernels that know nothing of preference optimisation."""
 
 from lpo.kernels.logprobs import chunked_logprobs
+from lpo.kernels.tree_attention import TreeBackend, enable_tree_attention, refuse_tree_positions, tree_hidden_states
 
-__all__ = ["chunked_logprobs"]
+__all__ = ["TreeBackend", "chunked_logprobs", "enable_tree_attention", "refuse_tree_positions", "tree_hidden_states"]

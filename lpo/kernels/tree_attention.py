@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _PREFIX = "lpo_tree_"
+_NO_MASK = (1, 1, 1, 1)
 
 
 class TreeBackend(StrEnum):
@@ -100,7 +101,7 @@ def tree_hidden_states(
     call = TreeBackend(backend).call(tree)
     # A mask of four dimensions is handed on as it is: transformers then builds none, and guesses nothing from the
     # positions. Tree attention does not look at it.
-    no_mask = torch.zeros(1, 1, 1, 1, device=tree.input_ids_T.device)
+    no_mask = torch.zeros(_NO_MASK, device=tree.input_ids_T.device)
     output = backbone(input_ids=tree.input_ids_T[None], position_ids=tree.position_ids_T[None],
                       attention_mask=no_mask, tree=call, use_cache=False)
     deaf = set(range(backbone.config.get_text_config().num_hidden_layers)) - call.layers_seen
@@ -140,7 +141,7 @@ def _registered(original: str) -> str:
             attention_mask: torch.Tensor | None, tree: TreeCall | None = None, **arguments: Any,
         ) -> tuple[torch.Tensor, torch.Tensor | None]:
             if tree is not None:
-                return _attend(tree, module, query, key, value, arguments), None
+                return _attend(tree, module, query, key, value, attention_mask, arguments), None
             family: Any = sys.modules[type(module).__module__]
             plain = family.ALL_ATTENTION_FUNCTIONS.get_interface(
                 original, getattr(family, "eager_attention_forward", None))
@@ -153,9 +154,12 @@ def _registered(original: str) -> str:
 
 def _attend(
     tree: TreeCall, module: Any, query_1HTE: torch.Tensor, key_1GTE: torch.Tensor, value_1GTE: torch.Tensor,
-    arguments: dict[str, Any],
+    attention_mask: torch.Tensor | None, arguments: dict[str, Any],
 ) -> torch.Tensor:
     layer = AttentionLayer.of(module, arguments)
+    if attention_mask is not None and attention_mask.shape != _NO_MASK:
+        raise UnsoundError("the layer makes an attention mask of its own", where=f"{type(module).__name__}, layer "
+                           f"{layer.index}", mend="set packing: rows")
     n_tokens = tree.tree.n_tokens
     if query_1HTE.shape[::2] != (1, n_tokens) or key_1GTE.shape[::2] != (1, n_tokens):
         raise UnsoundError(f"a tree of {n_tokens} tokens meets queries {tuple(query_1HTE.shape)} and keys "

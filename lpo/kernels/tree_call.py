@@ -59,13 +59,13 @@ class AttentionLayer:
 def _window(module: Any, arguments: Mapping[str, Any], where: str) -> int | None:
     """The window a layer hands over, if the model's config agrees with it."""
     config = module.config
-    window: int | None = arguments.get("sliding_window")
+    window: int | None = arguments.get("sliding_window") or None
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         expected = kinds[module.layer_idx] == "sliding_attention"
     else:  # Some families put the window into the mask only; a layer that has none says so.
         silent = "sliding_window" not in arguments and getattr(config, "use_sliding_window", True)
-        expected = window is not None or (silent and getattr(config, "sliding_window", None) is not None)
+        expected = window is not None or bool(silent and getattr(config, "sliding_window", None))
     if expected != (window is not None):
         raise UnsoundError(f"the config gives the layer {'a' if expected else 'no'} sliding window, its attention "
                            f"hands over {window}", where=where, mend="set packing: rows")

@@ -64,7 +64,7 @@ def run(call, flat, layer, upstream, width=8):
 
 
 def relative_errors(ours, exact) -> list[float]:
-    """Of whole tensors; absolute where the exact one is smaller than 1 (a token that sees itself alone has no slope)."""
+    """Of whole tensors; absolute where the exact one is small (a token that sees itself alone has no slope)."""
     return [float((a.double() - b).norm() / b.norm().clamp(min=1)) for a, b in zip(ours, exact, strict=True)]
 
 
