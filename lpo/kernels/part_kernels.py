@@ -38,7 +38,7 @@ def part_kernel(query: torch.Tensor, value: torch.Tensor, scale: float, softcap:
     """The fastest kernel for the tensors of a layer."""
     if query.device.type == "cpu" and softcap is None and query.shape[-1] == value.shape[-1]:
         return FlashCpuKernel(scale)
-    return TiledKernel(scale, softcap, 2**22 if query.device.type == "cpu" else 2**26)
+    return TiledKernel(scale, softcap, 2**20 if query.device.type == "cpu" else 2**26)
 
 
 @dataclass(frozen=True)

@@ -76,20 +76,20 @@ def enable_tree_attention(model: PreTrainedModel, backend: TreeBackend | str = T
     """
     TreeBackend(backend).on(model.device)
     decoder = model.get_decoder()
-    original = decoder.config._attn_implementation.removeprefix(_PREFIX)
+    original = (decoder.config._attn_implementation or "eager").removeprefix(_PREFIX)
     require_tree_support(decoder, original)
     decoder.set_attn_implementation(_registered(original))
 
 
 def tree_hidden_states(
-    backbone: Any, tree: PackedTree, backend: TreeBackend | str = TreeBackend.AUTO
+    backbone: Any, tree: PackedTree | TreeCall, backend: TreeBackend | str = TreeBackend.AUTO
 ) -> torch.Tensor:
     """Final hidden states of a tree's tokens, each as in the rows that hold it.
 
     Args:
         backbone: The model without its head (`model.base_model`), after `enable_tree_attention(model)`.
-        tree: The tree, on the model's device.
-        backend: How attention is computed.
+        tree: The tree, on the model's device; or a call that says itself what the layers ask.
+        backend: How attention over a tree is computed.
 
     Returns:
         Hidden states [T, D] in packed order.
@@ -98,7 +98,8 @@ def tree_hidden_states(
         UnsoundError: A layer did not compute its attention over the tree.
         ConfigError: The backend cannot be had where the tree lies.
     """
-    call = TreeBackend(backend).call(tree)
+    call = tree if isinstance(tree, TreeCall) else TreeBackend(backend).call(tree)
+    tree = call.tree
     # A mask of four dimensions is handed on as it is: transformers then builds none, and guesses nothing from the
     # positions. Tree attention does not look at it.
     no_mask = torch.zeros(_NO_MASK, device=tree.input_ids_T.device)
