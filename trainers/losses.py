@@ -32,6 +32,8 @@ class LossInputs:
         pair_key_P: int64 [P], a number that names each pair (SamPO draws by it, so that the draw does not depend on
             the batch a pair falls into); None numbers the pairs of this batch.
         step: Training step; SamPO draws anew at each.
+        mean_chosen_tokens: Mean length of the chosen sides of everything that one optimiser step reads; the token NLL
+            divides by it. None: the mean of these pairs.
     """
 
     policy_logprobs_N: torch.Tensor
@@ -40,6 +42,7 @@ class LossInputs:
     reference_logprobs_N: torch.Tensor | None = None
     pair_key_P: torch.Tensor | None = None
     step: int = 0
+    mean_chosen_tokens: torch.Tensor | float | None = None
 
 
 @dataclass(frozen=True)
@@ -175,8 +178,9 @@ class _Sums:
 
     @property
     def token_nll_P(self) -> torch.Tensor:
-        """NLL of the chosen sides, scaled so that the mean over pairs is the mean over the batch's chosen tokens."""
-        return -self.chosen_logps_P / self.chosen_len_P.mean()
+        """NLL of the chosen sides, scaled so that the mean over pairs is the mean over all their chosen tokens."""
+        mean_length = self.inputs.mean_chosen_tokens
+        return -self.chosen_logps_P / (self.chosen_len_P.mean() if mean_length is None else mean_length)
 
 
 def _wide(logprobs_N: torch.Tensor) -> torch.Tensor:
@@ -322,7 +326,9 @@ def _metrics(sums: _Sums, chosen_P: torch.Tensor, rejected_P: torch.Tensor) -> d
         "lengths/rejected": sums.rejected_len_P.mean(),
     }
     if sums.inputs.reference_logprobs_N is not None:
-        metrics["kl"] = _kl(sums.ratio_N.detach())
+        # Over the entries of the sides, so that a token that serves several sides counts as in rows of their own.
+        entries_M = torch.cat((sums.inputs.chosen.token_index_M, sums.inputs.rejected.token_index_M))
+        metrics["kl"] = _kl(sums.ratio_N.detach()[entries_M])
     return metrics
 
 

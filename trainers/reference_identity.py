@@ -29,8 +29,8 @@ _ADAPTER_WITHOUT_EFFECT = frozenset({
     "task_type",
 })
 
-_WRAPPED = ("base_layer", "original_module")
-"""What PEFT's wrappers call the module they wrap."""
+_WRAPPED = ("base_layer", "original_module", "token_adapter")
+"""Steps on the way from PEFT's wrappers to the module they wrap."""
 
 
 def reference_key(
@@ -178,15 +178,26 @@ def _adapter_layers(base: torch.nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _base_name(name: str, wrappers: Mapping[str, Any]) -> str | None:
-    """A weight's name as it is without adapters; None for a weight of an adapter."""
+    """A weight's name as it is without adapters; None for a weight that certainly belongs to an adapter."""
     kept: list[str] = []
     parts = name.split(".")
     for number, part in enumerate(parts):
-        if ".".join(parts[:number]) not in wrappers:
+        wrapper = wrappers.get(".".join(parts[:number]))
+        if wrapper is None:
             kept.append(part)
-        elif part not in _WRAPPED:
+        elif _by_adapter(wrapper, part):
             return None
+        elif part not in _WRAPPED:
+            kept.append(part)
     return ".".join(kept)
+
+
+def _by_adapter(wrapper: Any, part: str) -> bool:
+    """Does this part of a wrapper hold something for each adapter? Whatever is not known counts as the model's own:
+    then a cache may be left unused, but never used wrongly.
+    """
+    return (part in (*wrapper.adapter_layer_names, *wrapper.other_param_names)
+            or isinstance(getattr(wrapper, part, None), (torch.nn.ModuleDict, torch.nn.ParameterDict)))
 
 
 def _base_weights(model: Any) -> dict[str, torch.Tensor]:

@@ -11,6 +11,9 @@ import torch
 
 from lpo.errors import ConfigError, UnsoundError
 from lpo.kernels.logprobs import chunked_logprobs
+from lpo.kernels.tree_attention import TreeBackend, enable_tree_attention, refuse_tree_positions, tree_hidden_states
+from lpo.kernels.tree_call import TreeCall
+from lpo.packing import PackedTree
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -40,21 +43,27 @@ class HeadTransform:
         return cls(scale, getattr(text, "final_logit_softcapping", None))
 
 
-def attach_scoring(model: PreTrainedModel) -> None:
-    """Let `model(..., scored_index=, scored_targets=)` return the log-probs [N] of the scored tokens.
+def attach_scoring(model: PreTrainedModel, tree_attention: TreeBackend | str | None = None) -> None:
+    """Let the model's forward return log-probs [N] of scored tokens.
 
-    The instance's `forward` is replaced, as TRL's fused head does: the call still goes through the wrapped module
-    (DDP, PEFT, autocast), so their hooks fire; the backbone runs once, hidden states are gathered at the scored
-    positions only, and no logits are built. Without these arguments the forward is the model's own, so generation
-    is untouched.
+    `model(tree=PackedTree)` reads a token tree; `model(input_ids, attention_mask, scored_index=, scored_targets=)`
+    reads padded rows. The instance's `forward` is replaced, as TRL's fused head does: the call still goes through the
+    wrapped module (DDP, PEFT, autocast), so their hooks fire; the backbone runs once, hidden states are gathered at
+    the scored positions only, and no logits are built. Any other forward is the model's own, so generation is
+    untouched; but positions as only a tree has them are refused there.
 
     Args:
         model: A causal language model, not wrapped by PEFT (its base model, if it is).
+        tree_attention: How attention over trees is computed; None: the model will read no trees.
 
     Raises:
-        ConfigError: The model's output head is not a plain linear layer, or it has no separate backbone.
+        ConfigError: The model's output head is not a plain linear layer, it has no separate backbone, or it cannot
+            read trees.
     """
     require_plain_head(model)
+    if tree_attention is not None:
+        enable_tree_attention(model, tree_attention)
+        model._tree_backend = TreeBackend(tree_attention)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     if hasattr(model, "_plain_forward"):
         return  # by an earlier trainer
     # On the model, not in the closure: a deep copy of the model then carries its own.
@@ -63,17 +72,24 @@ def attach_scoring(model: PreTrainedModel) -> None:
 
     @functools.wraps(type(model).forward)  # `generate` reads the signature
     def forward(
-        self: Any, *args: Any, scored_index: torch.Tensor | None = None,
+        self: Any, *args: Any, tree: PackedTree | TreeCall | None = None, scored_index: torch.Tensor | None = None,
         scored_targets: torch.Tensor | None = None, **kwargs: Any,
     ) -> Any:
-        if scored_index is None or scored_targets is None:
+        if tree is not None:
+            hidden_TD = tree_hidden_states(self.base_model, tree, self._tree_backend)
+            packed = tree.tree if isinstance(tree, TreeCall) else tree
+            index_N, targets_N = packed.hidden_index_N, packed.target_id_N
+        elif scored_index is not None and scored_targets is not None:
+            given = {name: value for name, value in kwargs.items() if value is not None} | {"use_cache": False}
+            hidden_TD = self.base_model(*args, **given).last_hidden_state.flatten(0, 1)
+            index_N, targets_N = scored_index, scored_targets
+        else:
+            if kwargs.get("position_ids") is not None:
+                refuse_tree_positions(kwargs["position_ids"])
             return self._plain_forward(*args, **kwargs)
-        given = {name: value for name, value in kwargs.items() if value is not None} | {"use_cache": False}
-        hidden_BTD = self.base_model(*args, **given).last_hidden_state
-        hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, scored_index)
         head = self.get_output_embeddings()
-        return chunked_logprobs(hidden_ND, head.weight, scored_targets, bias=getattr(head, "bias", None),
-                                scale=transform.scale, softcap=transform.softcap)
+        return chunked_logprobs(hidden_TD.index_select(0, index_N), head.weight, targets_N,
+                                bias=getattr(head, "bias", None), scale=transform.scale, softcap=transform.softcap)
 
     model.forward = types.MethodType(forward, model)
 

@@ -57,6 +57,23 @@ class SideIndex:
         ids = torch.repeat_interleave(torch.arange(len(sides)), lengths)
         return cls(tokens.to(device), ids.to(device), len(sides))
 
+    @classmethod
+    def from_tensors(cls, sides: Sequence[torch.Tensor]) -> SideIndex:
+        """Sides given as int64 tensors of scored tokens, none of them empty."""
+        lengths = torch.tensor([len(side) for side in sides])
+        tokens_M = torch.cat(list(sides))
+        ids_M = torch.repeat_interleave(torch.arange(len(sides)), lengths)
+        return cls(tokens_M, ids_M.to(tokens_M.device), len(sides))
+
+    def restricted(self, sides: Sequence[int]) -> SideIndex:
+        """Some of the sides, in this order."""
+        edges = [0, *self.lengths_S.cumsum(0).tolist()]
+        return self.from_tensors([self.token_index_M[edges[side] : edges[side + 1]] for side in sides])
+
+    def to(self, device: torch.device | str) -> SideIndex:
+        """The same index on a device."""
+        return SideIndex(self.token_index_M.to(device), self.side_id_M.to(device), self.n_sides)
+
     @cached_property
     def lengths_S(self) -> torch.Tensor:
         """int64 [S], tokens of each side."""

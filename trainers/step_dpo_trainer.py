@@ -3,47 +3,54 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer, TrainerCallback, set_seed
 from transformers.integrations import get_reporting_integration_callbacks
-from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import EvalPrediction, TrainOutput, rotate_checkpoints
-from trl.trainer.base_trainer import _BaseTrainer
+from transformers.trainer_utils import EvalPrediction, TrainOutput
 
 from lpo.chat import load_chat_template
-from lpo.errors import ConfigError, NothingLeftError, UnsoundError
+from lpo.errors import ConfigError
+from lpo.packing import Budget, PackedTree, packed_tokens, sharing
 from lpo.records import RejectedRow
 from lpo.trainers import checkpoints, policy, reference
-from lpo.trainers.batches import PairCollator, PairDataset, side_index
+from lpo.trainers.batches import Batch, Packing, Piece, RowCollator, TreeCollator, Unit, UnitDataset
 from lpo.trainers.callbacks import ChosenFalls, LogAndSaveTogether, SampleWriter
+from lpo.trainers.checkpoint_saving import CheckpointingTrainer
+from lpo.trainers.depth_first import depth_first_step
 from lpo.trainers.losses import LossInputs, LossOutputs, preference_loss
-from lpo.trainers.metric_sums import MetricSums
-from lpo.trainers.scoring import attach_scoring, check_head
-from lpo.trainers.step_dpo_config import StepDPOConfig
+from lpo.trainers.metric_sums import PairMetrics
+from lpo.trainers.nonfinite import NonFiniteGuard
+from lpo.trainers.predictions import by_pair, by_unit, on_pairs
+from lpo.trainers.reference_cache import ReferenceCache
+from lpo.trainers.reference_identity import reference_key
+from lpo.trainers.reference_source import ReferenceSource
+from lpo.trainers.row_intake import RowIntake
+from lpo.trainers.scoring import attach_scoring
+from lpo.trainers.start_checks import check_model, check_reference
+from lpo.trainers.step_dpo_config import Oversized, StepDPOConfig
 from lpo.trainers.tokenise import Tokeniser
 
 log = logging.getLogger(__name__)
 
-Batch = dict[str, torch.Tensor]
 
-
-class StepDPOTrainer(_BaseTrainer):
+class StepDPOTrainer(CheckpointingTrainer):
     """Trains on `prompt`, `prefix`, `chosen`, `rejected`; TRL's plain and conversational columns train as they are.
 
-    The loss of an optimiser step is the mean over all its pairs, however they fall into micro-batches and processes.
-    Rows that cannot be used are in `rejected_rows`, each with a reason; none is cut. Nothing is sent anywhere:
-    TRL's start-up ping is off.
+    By default the pairs of one group (one document) are packed into a token tree and every distinct token is computed
+    once, with the gradients of row-by-row computation. The loss of an optimiser step is the mean over all its pairs,
+    however they fall into trees, micro-batches and processes. Rows that cannot be used are in `rejected_rows`, each
+    with a reason; none is cut. Nothing is sent anywhere: TRL's start-up ping is off.
 
     Args:
         model: A causal language model, its name, or a PeftModel whose adapter starts at zero.
         ref_model: The reference; None takes the starting policy (adapter off, or a copy kept in memory).
         args: Settings; None takes the defaults.
-        data_collator: Makes batches of `(number, TokenisedPair)`; None pads (`PairCollator`).
+        data_collator: Makes a `Batch` of units; None takes that of `args.packing` (`TreeCollator`, `RowCollator`).
         train_dataset: Rows, as a `datasets.Dataset` or a list of dicts.
         eval_dataset: The same, or a dict of sets by name.
         processing_class: The tokenizer; None loads the model's.
@@ -53,7 +60,7 @@ class StepDPOTrainer(_BaseTrainer):
         peft_config: Adapter to train; None trains in full.
 
     Raises:
-        ConfigError: Settings that cannot work together.
+        ConfigError: Settings that cannot work together, or a model that cannot read trees (`packing="rows"` trains it).
         NothingLeftError: Every row was rejected.
     """
 
@@ -86,12 +93,15 @@ class StepDPOTrainer(_BaseTrainer):
             processing_class = AutoTokenizer.from_pretrained(name or policy.base_of(model).config._name_or_path,
                                                              trust_remote_code=args.trust_remote_code)
         self.loss_settings = args.loss_settings()
-        self.tokeniser = Tokeniser(processing_class, load_chat_template(args.chat_template),
-                                   _longest_row(args, policy.base_of(model)))
+        self.packing = Packing(args.packing)
+        template = load_chat_template(args.chat_template)
+        self.intake = RowIntake(
+            Tokeniser(processing_class, template, _longest_row(args, policy.base_of(model))), self.packing,
+            args.max_pack_tokens if args.oversized == Oversized.REJECT else None)
         self.rejected_rows: list[RejectedRow] = []
-        self._steps: set[int] = set()  # of all rows: every process must report the same metrics
-        train_pairs = self._tokenise(train_dataset, "train row") if train_dataset is not None else None
-        eval_pairs = self._tokenise_eval(eval_dataset) if eval_dataset is not None else None
+        self._pair_metrics = {"train": PairMetrics(), "eval": PairMetrics()}
+        train_units = self._tokenise(train_dataset, "train row") if train_dataset is not None else None
+        eval_units = self._tokenise_eval(eval_dataset) if eval_dataset is not None else None
 
         needs_reference = self.loss_settings.needs_reference
         if ref_model is not None and not needs_reference:
@@ -100,60 +110,59 @@ class StepDPOTrainer(_BaseTrainer):
         self._given_reference = ref_model is not None
         model = policy.wrap_policy(model, args, peft_config)
         self.ref_model = reference.make_reference(model, ref_model) if needs_reference else None
-        attach_scoring(policy.base_of(model))
-        if self.ref_model is not None:
-            attach_scoring(policy.base_of(self.ref_model))
+        for base in (policy.base_of(one) for one in (model, self.ref_model) if one is not None):
+            attach_scoring(base, args.tree_attention if self.packing is Packing.TREE else None)
 
-        self._sums = {"train": MetricSums(), "eval": MetricSums()}
-        self._new_tokens = torch.zeros((), dtype=torch.int64)
         self._unchecked = True
         self._resumed = False
-        self._step_pairs: list[torch.Tensor] = []
+        self._nonfinite = NonFiniteGuard(args.max_nonfinite_steps)
+        self._mean_chosen: torch.Tensor | None = None
         super().__init__(
-            model=model, args=args,
-            data_collator=data_collator or PairCollator(_pad_token(processing_class)),
-            train_dataset=train_pairs, eval_dataset=eval_pairs, processing_class=processing_class,
-            compute_metrics=compute_metrics, callbacks=[LogAndSaveTogether(), ChosenFalls(), *(callbacks or [])],
-            optimizers=optimizers,
+            model=model, args=args, data_collator=data_collator or self._collator(args, train_units, eval_units),
+            train_dataset=train_units, eval_dataset=eval_units, processing_class=processing_class,
+            compute_metrics=on_pairs(compute_metrics), optimizers=optimizers,
+            callbacks=[LogAndSaveTogether(), ChosenFalls(), *(callbacks or [])],
         )
         _refuse_sharding(self)
+        if args.oversized == Oversized.DEPTH_FIRST and self.accelerator.num_processes > 1:
+            raise ConfigError("one group is computed in several backward passes, which DDP cannot join",
+                              where="oversized", mend="set oversized='reject', or train with one process")
         trackers = tuple(get_reporting_integration_callbacks(args.report_to))
         for callback in callbacks or []:
             if isinstance(callback, SampleWriter):
                 callback.trackers = [one for one in self.callback_handler.callbacks if isinstance(one, trackers)]
         if self.ref_model is not None:
             self.ref_model = self.accelerator.prepare_model(self.ref_model, evaluation_mode=True)
-
-    def _send_telemetry(self) -> None:
-        """TRL pings its makers here; this library sends nothing."""
+        self.reference = ReferenceSource(self._reference_model, self._as_reference, self.accelerator.autocast,
+                                         self.data_collator)
 
     # ---- rows ----
 
-    def _tokenise(self, rows: Any, name: str) -> PairDataset:
-        if isinstance(rows, PairDataset):
+    def _tokenise(self, rows: Any, name: str) -> UnitDataset:
+        if isinstance(rows, UnitDataset):
             return rows
-        if not hasattr(rows, "__len__"):
-            raise ConfigError("rows must be countable: they are checked before training", where=name,
-                              mend="give a datasets.Dataset or a list of dicts")
-        result = self.tokeniser.rows(rows, name)
-        self.rejected_rows += result.rejected
-        if result.rejected:
-            log.warning("%d of %d rows rejected: %s", len(result.rejected), len(rows), result.reasons())
-        if result.cleaned_characters:
-            log.warning("%d unusable characters replaced", result.cleaned_characters)
-        if result.straddling:
-            log.info("%.2f %% of sides begin inside a token", 100 * result.straddling)
-        if not result.pairs:
-            first = f"the first one, {result.rejected[0].id}: {result.rejected[0].detail}" if result.rejected else None
-            raise NothingLeftError(f"none of {len(rows)} rows is left: {result.reasons() or 'there are none'}",
-                                   where=name, mend=first or "give some rows")
-        self._steps |= {pair.step for pair in result.pairs}
-        return PairDataset(result.pairs)
+        units, rejected = self.intake.read(rows, name)
+        self.rejected_rows += rejected
+        for metrics in self._pair_metrics.values():
+            metrics.steps |= {pair.step for pair in units.pairs}
+        return units
 
-    def _tokenise_eval(self, rows: Any) -> PairDataset | dict[str, PairDataset]:
+    def _tokenise_eval(self, rows: Any) -> UnitDataset | dict[str, UnitDataset]:
         if isinstance(rows, dict):
             return {name: self._tokenise(part, f"{name} row") for name, part in rows.items()}
         return self._tokenise(rows, "eval row")
+
+    def _collator(self, args: StepDPOConfig, *datasets: Any) -> Callable[[Sequence[Unit]], dict[str, Any]]:
+        if self.packing is Packing.ROWS:
+            return RowCollator(_pad_token(self.intake.tokeniser.tokenizer))
+        parts = _parts(*datasets)
+        groups = [unit.group for part in parts for unit in part]
+        if groups:
+            shared = sharing(groups)
+            log.info("%d row tokens, %d of them distinct: each is computed once, %.2f x fewer", *shared, shared.ratio)
+        largest = max(map(packed_tokens, groups), default=None)
+        return TreeCollator(Budget(tokens=args.max_pack_tokens or largest),
+                            depth_first=args.oversized == Oversized.DEPTH_FIRST)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -165,19 +174,13 @@ class StepDPOTrainer(_BaseTrainer):
 
     # ---- log-probs and loss ----
 
-    def _logprobs(self, model: Any, batch: Batch) -> torch.Tensor:
-        return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
-                     scored_index=batch["scored_index"], scored_targets=batch["scored_targets"])
+    def _reference_model(self) -> Any:
+        return self.model if self.ref_model is None else self.ref_model
 
-    def _reference_logprobs(self, batch: Batch) -> torch.Tensor | None:
-        if not self.loss_settings.needs_reference:
-            return None
+    def _as_reference(self) -> AbstractContextManager[None]:
         if self.ref_model is not None:
-            model, context = self.ref_model, nullcontext()
-        else:
-            model, context = self.model, reference.adapter_off(self.accelerator.unwrap_model(self.model))
-        with torch.no_grad(), context, self.accelerator.autocast():
-            return self._logprobs(model, batch)
+            return nullcontext()
+        return reference.adapter_off(self.accelerator.unwrap_model(self.model))
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False,
@@ -187,118 +190,168 @@ class StepDPOTrainer(_BaseTrainer):
 
         Args:
             model: The policy, wrapped.
-            inputs: A batch of `PairCollator`.
-            return_outputs: Return `(loss, LossOutputs)`.
+            inputs: A batch of the collator.
+            return_outputs: Return the loss and a list of `LossOutputs`, one a piece.
             num_items_in_batch: Pairs of the whole optimiser step over all processes; None takes this batch's.
         """
-        reference_N = self._reference_logprobs(inputs)  # before the policy's, whose activations are kept
-        policy_N = self._logprobs(model, inputs)
-        if self._unchecked and model.training:
-            self._check_start(inputs, policy_N, reference_N)
-        outputs = preference_loss(
-            LossInputs(policy_N, side_index(inputs, "chosen"), side_index(inputs, "rejected"), reference_N,
-                       pair_key_P=inputs["pair_index"], step=self.state.global_step if model.training else 0),
-            self.loss_settings,
-        )
-        self._add_metrics("train" if model.training else "eval", inputs, outputs)
-        loss = outputs.loss
-        if num_items_in_batch is not None:
+        pieces: list[Piece] = inputs["pieces"]
+        mean_chosen = self._mean_chosen
+        if mean_chosen is None or not model.training:
+            mean_chosen = _chosen_tokens(inputs) / inputs["pair_index"].numel()
+        outputs = [self._piece_loss(model, inputs, piece, mean_chosen) for piece in pieces]
+        loss = torch.cat([output.losses_P for output in outputs]).sum()
+        if num_items_in_batch is None:
+            loss = loss / inputs["pair_index"].numel()
+        else:
             # Gradients are averaged over processes, so each process's share counts as often as there are processes.
-            loss = outputs.losses_P.sum() * self.accelerator.num_processes / num_items_in_batch
+            loss = loss * self.accelerator.num_processes / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
 
+    def _piece_loss(
+        self, model: Any, batch: Batch, piece: Piece, mean_chosen: torch.Tensor | float
+    ) -> LossOutputs:
+        # The reference first: the policy's activations are kept.
+        reference_N = self.reference.of(piece) if self.loss_settings.needs_reference else None
+        policy_N = model(**piece.model_inputs)
+        if self._unchecked and model.training:
+            self._check_start(piece, policy_N, reference_N)
+        outputs = preference_loss(self._loss_inputs(model, batch, piece, policy_N, reference_N, mean_chosen),
+                                  self.loss_settings)
+        self._metrics_of(model).add(outputs, piece, batch["step"][piece.pair_slot_P])
+        return outputs
+
+    def _metrics_of(self, model: Any) -> PairMetrics:
+        return self._pair_metrics["train" if model.training else "eval"]
+
+    def _loss_inputs(
+        self, model: Any, batch: Batch, piece: Piece, policy_N: torch.Tensor, reference_N: torch.Tensor | None,
+        mean_chosen: torch.Tensor | float,
+    ) -> LossInputs:
+        return LossInputs(policy_N, piece.chosen, piece.rejected, reference_N,
+                          pair_key_P=batch["pair_index"][piece.pair_slot_P], mean_chosen_tokens=mean_chosen,
+                          step=self.state.global_step if model.training else 0)
+
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor:
-        self._step_pairs = [batch["pair_index"] for batch in batch_samples]
-        count = torch.tensor(sum(index.numel() for index in self._step_pairs), device=device)
-        return self.accelerator.gather(count).sum()  # pyright: ignore[reportAttributeAccessIssue]
-
-    def prediction_step(
-        self, model: Any, inputs: Batch, prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Loss of an evaluation batch; rewards [P, 2] and pair numbers [P] for `compute_metrics`."""
-        inputs = self._prepare_inputs(inputs)  # pyright: ignore[reportAssignmentType]
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        if prediction_loss_only:
-            return loss, None, None
-        return loss, torch.stack((outputs.rewards_chosen_P, outputs.rewards_rejected_P), 1), inputs["pair_index"]
-
-    # ---- self-checks ----
-
-    def _check_start(self, batch: Batch, policy_N: torch.Tensor, reference_N: torch.Tensor | None) -> None:
-        """Before the first step: is the head understood, and is the reference the starting policy?"""
-        self._unchecked = False
-        model: Any = self.accelerator.unwrap_model(self.model)
-        half = self.args.bf16 or self.args.fp16
-        tolerance = reference.tolerance_for(torch.bfloat16 if half else policy.base_of(model).dtype)
-        model.eval()
-        with self.accelerator.autocast():
-            check_head(self.model, batch["input_ids"][0][batch["attention_mask"][0].bool()][:32], tolerance)
-        model.train()
-        if reference_N is None or self._resumed or not self.args.check_reference:  # pyright: ignore[reportAttributeAccessIssue]
-            return
-        difference = reference.start_difference(policy_N, reference_N)
-        if self._given_reference:
-            log.info("policy and given reference differ by up to %.3g nats per token at the start", difference)
-        elif not difference <= tolerance:
-            cause, mend = reference.explain_difference(model)
-            raise UnsoundError(f"policy and reference differ by {difference:.3g} nats on a token before the first step "
-                               f"(allowed: {tolerance:g}): {cause}", where="StepDPOTrainer", mend=mend)
+        pairs = torch.cat([batch["pair_index"] for batch in batch_samples]).tolist()
+        self._nonfinite.begin_step(self._pair_ids(pairs))
+        chosen = sum(map(_chosen_tokens, batch_samples))
+        counts = torch.tensor([len(pairs), chosen], device=device)
+        n_pairs, n_chosen = self.accelerator.reduce(counts, reduction="sum")
+        self._mean_chosen = n_chosen / n_pairs
+        return n_pairs
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
-        """One micro-batch; stops on a loss that is not finite."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            raise self._not_finite("loss", [inputs["pair_index"]])
-        return loss
+        """One micro-batch, piece by piece: gradients add up, and only the last piece joins the processes."""
+        pieces: list[Piece] = inputs["pieces"]
+        self._pair_metrics["train"].count_tokens(pieces)
+        total = torch.zeros((), device=self.args.device)
+        for number, piece in enumerate(pieces, start=1):
+            with nullcontext() if number == len(pieces) else self.accelerator.no_sync(model):
+                if piece.depth_first:
+                    loss = self._depth_first_step(model, inputs, piece, num_items_in_batch)
+                else:
+                    loss = super().training_step(model, {**inputs, "pieces": [piece]}, num_items_in_batch)
+            ids = self._pair_ids(inputs["pair_index"][piece.pair_slot_P].tolist())
+            total += self._nonfinite.see_loss(loss, ids)
+        return total
+
+    def _depth_first_step(self, model: Any, inputs: Batch, piece: Piece, num_items_in_batch: Any) -> torch.Tensor:
+        """Forward and backward of a piece too big for one forward."""
+        model.train()
+        inputs = self._prepare_inputs(inputs)  # pyright: ignore[reportAssignmentType, reportArgumentType]
+        assert isinstance(piece.tokens, PackedTree) and self._mean_chosen is not None
+        reference_N = self.reference.of(piece) if self.loss_settings.needs_reference else None
+        mean_chosen, total = self._mean_chosen, torch.zeros((), device=self.args.device)
+
+        def step(logprobs_N: torch.Tensor, part: Piece) -> None:
+            outputs = preference_loss(self._loss_inputs(model, inputs, part, logprobs_N, reference_N, mean_chosen),
+                                      self.loss_settings)
+            self._pair_metrics["train"].add(outputs, part, inputs["step"][part.pair_slot_P])
+            loss = outputs.losses_P.sum() / num_items_in_batch
+            self.accelerator.backward(loss)
+            total.add_(loss.detach())
+
+        depth_first_step(model, piece, step, self.compute_loss_context_manager)
+        return total
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         scaled = getattr(self.accelerator, "scaler", None) is not None  # fp16: its scaler skips such steps itself
-        if norm is not None and not scaled and not torch.isfinite(torch.as_tensor(norm)):
-            raise self._not_finite("gradient", self._step_pairs)
+        if norm is not None and not scaled and self._nonfinite.must_skip(
+                norm, self.accelerator, self.state.global_step + 1):
+            self.optimizer.zero_grad()  # without gradients the optimiser leaves the weights as they are
         return norm
 
-    def _not_finite(self, what: str, numbers: list[torch.Tensor]) -> UnsoundError:
+    def _pair_ids(self, numbers: Iterable[int]) -> list[str]:
         pairs = self.train_dataset.pairs  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
-        ids = [pairs[number].id for index in numbers for number in index.tolist()]
-        return UnsoundError(f"the {what} is not finite at step {self.state.global_step + 1}; pairs: {', '.join(ids)}",
-                            where="StepDPOTrainer",
-                            mend="look at these rows; lower the learning rate; the last checkpoint is intact")
+        return [pairs[number].id for number in numbers]
+
+    def prediction_step(
+        self, model: Any, inputs: Batch, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Loss of an evaluation batch; rewards [U, K, 2] and pair numbers [U, K] of its units, padded with -100."""
+        inputs = self._prepare_inputs(inputs)  # pyright: ignore[reportAssignmentType, reportArgumentType]
+        self._pair_metrics["eval"].count_tokens(inputs["pieces"])
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        if prediction_loss_only:
+            return loss, None, None
+        slots_P = torch.cat([piece.pair_slot_P for piece in inputs["pieces"]])
+        rewards_P2 = torch.cat([torch.stack((one.rewards_chosen_P, one.rewards_rejected_P), 1) for one in outputs])
+        return loss, *by_unit(rewards_P2[slots_P.argsort()], inputs)
+
+    def floating_point_ops(self, inputs: Batch) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Six operations per parameter and token read, as the base class estimates."""
+        weights = policy.base_of(self.accelerator.unwrap_model(self.model)).num_parameters(exclude_embeddings=True)
+        return 6.0 * weights * sum(piece.tokens.n_tokens for piece in inputs["pieces"])
+
+    # ---- self-checks ----
+
+    def _check_start(self, piece: Piece, policy_N: torch.Tensor, reference_N: torch.Tensor | None) -> None:
+        """Before the first step: are log-probs understood, and is the reference the starting policy?"""
+        self._unchecked = False
+        model: Any = self.accelerator.unwrap_model(self.model)
+        half = self.args.bf16 or self.args.fp16
+        tolerance = reference.tolerance_for(torch.bfloat16 if half else policy.base_of(model).dtype)
+        row = self.train_dataset.pairs[0].chosen.ids  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+        model.eval()
+        with self.accelerator.autocast():
+            check_model(self.model, torch.tensor(row, device=policy_N.device), tolerance,
+                        tree=self.packing is Packing.TREE)
+        model.train()
+        if reference_N is None or self._resumed or not self.args.check_reference:  # pyright: ignore[reportAttributeAccessIssue]
+            return
+        if self._given_reference:
+            log.info("policy and given reference differ by up to %.3g nats per token at the start",
+                     reference.start_difference(policy_N, reference_N))
+        else:
+            check_reference(model, policy_N, reference_N, tolerance)
 
     # ---- metrics ----
-
-    def _add_metrics(self, mode: str, batch: Batch, outputs: LossOutputs) -> None:
-        n_pairs, n_tokens = batch["pair_index"].numel(), batch["scored_index"].numel()
-        metrics = dict(outputs.metrics)
-        if "kl" in metrics:
-            self._sums[mode].add({"kl": metrics.pop("kl")}, n_tokens)
-        share = {f"steps/{step}": (batch["step"] == step).float().mean() for step in sorted(self._steps)}
-        self._sums[mode].add(metrics | share, n_pairs)
-        if mode == "train":
-            self._new_tokens = self._new_tokens.to(self.args.device) + batch["attention_mask"].sum()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the averages since the last log to a training log."""
         if "loss" in logs:
-            logs |= self._averages("train")
-            seen = next((past["num_tokens"] for past in reversed(self.state.log_history) if "num_tokens" in past), 0)
-            new = self.accelerator.reduce(self._new_tokens.to(self.args.device), reduction="sum")
-            logs["num_tokens"] = seen + int(new)  # pyright: ignore[reportArgumentType]
-            self._new_tokens.zero_()
+            averages = self._pair_metrics["train"].drain(self.accelerator)
+            averages.pop("mean_loss", None)  # the trainer's own `loss` says it
+            tokens = self._pair_metrics["train"].drain_tokens(self.accelerator)
+            logs |= averages | {"num_tokens": int(self._last_logged("num_tokens")) + tokens}
+            if self._nonfinite.skipped:
+                logs["nonfinite_steps"] = self._nonfinite.skipped
         super().log(logs, start_time)
+
+    def _last_logged(self, name: str) -> float:
+        return next((past[name] for past in reversed(self.state.log_history) if name in past), 0)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """As the base class, with our metrics: they can choose the best checkpoint and stop early."""
-        self._sums["eval"] = MetricSums()
+        self._pair_metrics["eval"].drain(self.accelerator)  # of an evaluation that was cut short
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        averages = self._pair_metrics["eval"].drain(self.accelerator)
+        averages["loss"] = averages.pop("mean_loss")  # over pairs; the base class averages over batches
         output.metrics.update(  # pyright: ignore[reportOptionalMemberAccess]
-            {f"{metric_key_prefix}_{name}": value for name, value in self._averages("eval").items()})
-        return output
-
-    def _averages(self, mode: str) -> dict[str, float]:
-        averages = self._sums[mode].drain(self.accelerator)
-        return {name: value for name, value in averages.items() if value or not name.startswith("steps/")}
+            {f"{metric_key_prefix}_{name}": value for name, value in averages.items()})
+        return output._replace(**by_pair(output.predictions, output.label_ids))
 
     # ---- training and checkpoints ----
 
@@ -331,48 +384,25 @@ class StepDPOTrainer(_BaseTrainer):
             model: Any = self.ref_model if self.ref_model is not None else self.model
             reference.pin_reference(output_dir, reference.weights_fingerprint(model), resumed_from=checkpoint,
                                     write=self.args.should_save)
+            if self.args.precompute_ref_log_probs:  # pyright: ignore[reportAttributeAccessIssue]
+                self._precompute_reference()
+        self._nonfinite.skipped = 0
         return super().train(str(checkpoint) if checkpoint else None, trial, ignore_keys_for_eval)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """As the base class, but in a hidden folder that gets its name when it is complete."""
-        self.store_flos()
-        target = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-        staged = checkpoints.staging_folder(target)
-        self.save_model(str(staged), _internal_call=True)
-        if self.state.best_global_step == self.state.global_step:
-            self.state.best_model_checkpoint = str(target)
-        if not self.args.save_only_model:
-            self._save_optimizer_and_scheduler(str(staged))
-            self._save_scaler(str(staged))
-            self._save_rng_state(str(staged))
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            self._save_state(staged)
-            checkpoints.seal(target)
-            rotate_checkpoints(str(target.parent), self.args.save_total_limit, self.state.best_model_checkpoint,
-                               use_mtime=True)
-        self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(target))
-
-    def _save_state(self, staged: Path) -> None:
-        """Write the trainer's state with that of the callbacks that have one, as the base class reads it."""
-        stateful = [item for item in [*self.callback_handler.callbacks, self.control]
-                    if isinstance(item, ExportableState)]
-        states: dict[str, list[Any]] = {}
-        for item in stateful:
-            states.setdefault(type(item).__name__, []).append(item.state())
-        self.state.stateful_callbacks = {  # pyright: ignore[reportAttributeAccessIssue]
-            name: several if len(several) > 1 else several[0] for name, several in states.items()}
-        self.state.save_to_json(str(staged / "trainer_state.json"))
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            # The base class pickles its arguments. Nobody reads them back: leave a file that people can read.
-            folder = Path(output_dir or self.args.output_dir or ".")
-            (folder / "training_args.bin").unlink(missing_ok=True)
-            (folder / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+    def _precompute_reference(self) -> None:
+        """Reference log-probs of every unit, each computed once by one of the processes."""
+        args: Any = self.args
+        units = [unit for part in _parts(self.train_dataset, self.eval_dataset) for unit in part]
+        autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        model = self.accelerator.unwrap_model(self._reference_model())
+        key = reference_key(
+            model, self.processing_class, template=self.intake.tokeniser.template, adapter_off=self.ref_model is None,
+            computation=str(self.packing) if self.packing is Packing.ROWS else f"{self.packing} {args.tree_attention}",
+            autocast=autocast)
+        folder = Path(args.reference_cache_dir or Path(args.output_dir) / "reference")
+        tolerance = reference.tolerance_for(autocast or policy.base_of(model).dtype)
+        self.reference.prepare(units, ReferenceCache(folder, key, rank=self.accelerator.process_index),
+                               self.accelerator, tolerance=tolerance, seed=args.seed)
 
 
 def _refuse_unsupported(args: StepDPOConfig) -> None:
@@ -397,3 +427,13 @@ def _longest_row(args: StepDPOConfig, model: Any) -> int | None:
 def _pad_token(tokenizer: Any) -> int:
     """Hidden by the attention mask, so any token will do."""
     return next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
+
+
+def _parts(*datasets: Any) -> list[UnitDataset]:
+    """Every data set there is: given, missing, or several by name."""
+    return [part for dataset in datasets if dataset is not None
+            for part in (dataset.values() if isinstance(dataset, dict) else [dataset])]
+
+
+def _chosen_tokens(batch: Batch) -> int:
+    return sum(piece.chosen.token_index_M.numel() for piece in batch["pieces"])

@@ -61,7 +61,7 @@ def split_group(group: Group, budget: Budget, cost_model: CostModel | None = Non
 
     Units are put in the order in which a depth-first walk, trunk first, meets the end of one of their rows: the steps
     of a document in their order. Among all ways to cut that sequence, the one is taken whose pieces cost least together
-    (hold the fewest tokens, without a cost model); among equals the one with the fewest pieces, the first ones long.
+    (hold the fewest tokens, without a cost model); among equals the one whose first pieces hold the most units.
 
     Args:
         group: What to split; a group within the budget comes back as one piece.
@@ -151,9 +151,8 @@ class _BestCut:
         # has come to it: the stretches that none of the slots in between touches.
         self._next_E = np.full(n_stretches, n_units)
         self._added_CU = np.zeros((len(limits), n_units), dtype=np.int64)
-        # For the sequence from each slot on: the sum over its pieces, their number, and where the first one stops.
+        # For the sequence from each slot on: the sum over its pieces, and where the first one stops.
         self._sum_U = np.zeros(n_units + 1, dtype=np.int64)
-        self._n_pieces_U = np.zeros(n_units + 1, dtype=np.int64)
         self._stop_U = np.zeros(n_units, dtype=np.int64)
 
     def prepend(self, unit: int, touched_M: np.ndarray, weights_CM: np.ndarray) -> None:
@@ -174,12 +173,8 @@ class _BestCut:
                       for sizes_U, limit in zip(sizes_CU, self._limits, strict=True))
         self._reach = slot + n_stops
         sums_U = sizes_CU[-1, :n_stops] + self._sum_U[slot + 1 : self._reach + 1]
-        best_M = np.flatnonzero(sums_U == sums_U.min())
-        counts_M = self._n_pieces_U[slot + 1 + best_M]
-        stop = slot + 1 + best_M[np.flatnonzero(counts_M == counts_M.min())[-1]]
         self._sum_U[slot] = sums_U.min()
-        self._n_pieces_U[slot] = counts_M.min() + 1
-        self._stop_U[slot] = stop
+        self._stop_U[slot] = slot + 1 + np.flatnonzero(sums_U == sums_U.min())[-1]
 
     def pieces(self) -> Iterator[tuple[int, ...]]:
         """Units of each piece."""

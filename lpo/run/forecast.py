@@ -117,12 +117,15 @@ def workload(config: RunConfig, build_prompts: int, eval_prompts: int, prompt_to
             + judged_answers * (prompt_tokens + config.eval.max_tokens + JUDGE_PROMPT_TOKENS))
     batch = config.policy.batch_size
     epochs = float(config.train.args.get("num_train_epochs", 3))
+    trained = build_prompts * prompt_tokens + 2 * layers * build.step_tokens  # each distinct token once
+    if config.train.args.get("packing", "tree") == "rows":
+        trained = 2 * layers * (mean_prefix + build.step_tokens)
     return Workload(
         policy_calls=candidates, judge_calls=judge_calls + judged_answers, eval_calls=answers,
         written=candidates * build.step_tokens + answers * config.eval.max_tokens, read=read,
         decode_steps=build.depth * build.step_tokens * -(-build_prompts * build.branching // batch)
         + 2 * config.eval.max_tokens * -(-eval_prompts // batch),
-        trained=round(layers * 2 * (mean_prefix + build.step_tokens) * epochs),
+        trained=round(trained * epochs),
     )
 
 

@@ -131,7 +131,7 @@ def train(config: RunConfig, prompts: Sequence[Prompt], directory: RunDirectory,
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     _save_final(trainer, directory / "train")
-    rejected = len(kept) - len(trainer.train_dataset)
+    rejected = len(kept) - len(trainer.train_dataset.pairs)
     summary = TrainSummary(
         pairs=len(kept), rejected=rejected, held_out_pairs=len(held_out),
         held_out_rejected=len(trainer.rejected_rows) - rejected,

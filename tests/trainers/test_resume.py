@@ -32,7 +32,7 @@ class DataOrder(TrainerCallback):
         self.path, self.trainer = path, None
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        pairs = [number for index in self.trainer._step_pairs for number in index.tolist()]
+        pairs = self.trainer._nonfinite.step_pairs
         with self.path.open("a") as handle:
             handle.write(json.dumps([state.global_step, pairs]) + "\n")
 

@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback
 from lpo.errors import ConfigError, NothingLeftError, UnsoundError
 from lpo.records import Reason
 from lpo.trainers import StepDPOConfig, StepDPOTrainer, Tokeniser
-from lpo.trainers.batches import PairCollator
+from lpo.trainers.batches import Packing, RowCollator, UnitDataset
 
 ROWS = [
     {"id": f"pair-{i}", "prompt": "Write a story.", "prefix": " Rain fell." if i % 2 else "", "step": i % 2,
@@ -29,7 +29,9 @@ def trainer_for(folder, tokenizer, model, rows=ROWS, **settings):
     extra = {name: settings.pop(name) for name in names if name in settings}
     args = StepDPOConfig(output_dir=str(folder), **{
         "max_steps": 2, "per_device_train_batch_size": 4, "learning_rate": 0.1, "optim": "sgd", "logging_steps": 1,
-        "lr_scheduler_type": "constant", "save_strategy": "no", "disable_tqdm": True, **settings})
+        "lr_scheduler_type": "constant", "save_strategy": "no", "disable_tqdm": True, "packing": "rows",
+        # Computed beside the policy's, they are equal to the last bit at the start: accuracies are then 0, not noise.
+        "precompute_ref_log_probs": False, **settings})
     return StepDPOTrainer(model, args=args, train_dataset=rows, processing_class=tokenizer, **extra)
 
 
@@ -111,15 +113,20 @@ def test_metrics_are_averages_over_pairs_and_tokens(tmp_path, tiny_model, tiny_t
 
 def test_the_collator_on_literal_rows(tiny_tokenizer):
     pairs = Tokeniser(tiny_tokenizer).rows([ROWS[0], ROWS[4]]).pairs
-    batch = PairCollator(pad_token_id=0)([(5, pairs[0]), (9, pairs[1])])
-    sides = [pairs[0].chosen, pairs[1].chosen, pairs[0].rejected, pairs[1].rejected]
-    assert batch["pair_index"].tolist() == [5, 9]
-    width = batch["input_ids"].shape[1]
+    units = UnitDataset(pairs, Packing.ROWS)
+    batch = RowCollator(pad_token_id=0)([units[1], units[0]])
+    (piece,) = batch["pieces"]
+    sides = [pairs[1].chosen, pairs[1].rejected, pairs[0].chosen, pairs[0].rejected]
+    assert batch["pair_index"].tolist() == [1, 0] and piece.pair_slot_P.tolist() == [0, 1]
+    width = piece.tokens.input_ids_BT.shape[1]
     for row, side in enumerate(sides):
-        assert batch["input_ids"][row].tolist() == list(side.ids) + [0] * (width - len(side.ids))
-        assert batch["attention_mask"][row].tolist() == [1] * len(side.ids) + [0] * (width - len(side.ids))
-    assert batch["scored_targets"].tolist() == [token for side in sides for token in side.ids[side.start:]]
-    assert batch["chosen_side_id"].tolist() == [0] * sides[0].n_scored + [1] * sides[1].n_scored
+        assert piece.tokens.input_ids_BT[row].tolist() == list(side.ids) + [0] * (width - len(side.ids))
+        assert piece.tokens.attention_mask_BT[row].tolist() == [1] * len(side.ids) + [0] * (width - len(side.ids))
+    targets = piece.tokens.scored_targets_N
+    assert targets.tolist() == [token for side in sides for token in side.ids[side.start:]]
+    chosen = [token for side in sides[0::2] for token in side.ids[side.start:]]
+    assert targets[piece.chosen.token_index_M].tolist() == chosen
+    assert piece.chosen.side_id_M.tolist() == [0] * sides[0].n_scored + [1] * sides[2].n_scored
 
 
 # ---- self-checks ----

@@ -60,8 +60,9 @@ def train(trainer_type, config_type, folder, model, tokenizer, rows, peft_config
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("rows", [PLAIN, CONVERSATIONS, IMPLICIT], ids=["plain", "conversational", "implicit_prompt"])
-def test_three_steps_equal_trl(tmp_path, tiny_model, tiny_tokenizer, rows, adapter):
-    check_parity(tmp_path, tiny_model, tiny_tokenizer, rows, adapter, loss_type=["sigmoid"], beta=0.2)
+@pytest.mark.parametrize("packing", ["tree", "rows"])
+def test_three_steps_equal_trl(tmp_path, tiny_model, tiny_tokenizer, rows, adapter, packing):
+    check_parity(tmp_path, tiny_model, tiny_tokenizer, rows, adapter, packing=packing, loss_type=["sigmoid"], beta=0.2)
 
 
 @pytest.mark.parametrize("settings", [
@@ -78,14 +79,15 @@ def test_architectures_equal_trl(tmp_path, tiny_model, tiny_tokenizer, kind):
     check_parity(tmp_path, tiny_model, tiny_tokenizer, PLAIN, False, kind=kind, loss_type=["sigmoid"])
 
 
-def check_parity(tmp_path, tiny_model, tiny_tokenizer, rows, adapter, kind="llama", **settings):
+def check_parity(tmp_path, tiny_model, tiny_tokenizer, rows, adapter, kind="llama", packing="tree", **settings):
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.chat_template = CHATML
     results = []
     for trainer_type, config_type in ((DPOTrainer, DPOConfig), (StepDPOTrainer, StepDPOConfig)):
         peft_config = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"]) if adapter else None
+        ours = {"packing": packing, "precompute_ref_log_probs": False} if config_type is StepDPOConfig else {}
         results.append(train(trainer_type, config_type, tmp_path / trainer_type.__name__, tiny_model(kind),
-                             tokenizer, rows, peft_config, **settings))
+                             tokenizer, rows, peft_config, **settings, **ours))
     (trl_logs, trl_gradients, trl_weights), (our_logs, our_gradients, our_weights) = results
     assert len(our_logs) == len(trl_logs) == 3
     for ours, theirs in zip(our_logs, trl_logs, strict=True):
