@@ -1,7 +1,8 @@
-"""Processes of their own for the tests of the reference cache, started from a server that has loaded torch once."""
+"""Parts of the tests of the reference cache: small caches, and processes of a server that has torch loaded."""
 
 import multiprocessing
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from lpo.trainers.reference_key import ReferenceKey
 KEY = ReferenceKey(weights="w", architecture="LlamaForCausalLM a", adapter="", dtype="weights float32", tokenizer="t",
                    template="", computation="tree, segments, chunked", code="1 (lpo 0.1.0)")
 
+UNITS = [f"unit-{number}" for number in range(40)]
+
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["lpo.trainers.reference_cache"])
 
@@ -21,6 +24,40 @@ def values(number: int) -> torch.Tensor:
     """The log-probs of a unit: another length and other numbers for each."""
     generator = torch.Generator().manual_seed(number)
     return -10 * torch.rand(200 + number % 7, generator=generator)
+
+
+def filled(folder, numbers=range(40), **options):
+    cache = ReferenceCache(folder, KEY, **options)
+    for number in numbers:
+        cache.put(f"unit-{number}", values(number))
+    cache.flush()
+    return cache
+
+
+def holds(cache, numbers):
+    return all(torch.equal(cache[f"unit-{number}"], values(number)) for number in numbers)
+
+
+def shards(cache):
+    return sorted(cache.folder.glob("shard-*"))
+
+
+def start(target, *arguments):
+    """A process, and the connection on which it tells."""
+    hear, tell = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=target, args=(*arguments, tell))
+    process.start()
+    tell.close()
+    return process, hear
+
+
+def told_until_end(hear):
+    """Everything a process told before it ended."""
+    messages = []
+    with suppress(EOFError, ConnectionResetError):
+        while True:
+            messages += hear.recv()
+    return messages
 
 
 def write(folder: Path, rank: int, count: int, pause: float, tell: Connection) -> None:
