@@ -12,10 +12,12 @@ from tiny_models import make_model, make_tokenizer
 
 from lpo.trainers import MetricsFile, StepDPOConfig, StepDPOTrainer
 
+PAIRS = (1, 3, 2, 2, 1, 3, 2, 2)  # of each document: processes get unequal numbers of pairs and of trees
+STEP = " The lighthouse stood"
 ROWS = [
-    {"prompt": f"Write about {i}.", "chosen": " The lighthouse stood" + " at the end" * (i % 3),
-     "rejected": " and so on" * (1 + i % 4), "step": i % 2, "chosen_ends": i % 2 == 0}
-    for i in range(8)
+    {"prompt": f"Write about {i}.", "prefix": STEP * step, "chosen": STEP + " at the end" * (i % 3),
+     "rejected": " and so on" * (1 + i % 4), "step": step, "chosen_ends": i % 2 == 0}
+    for i, pairs in enumerate(PAIRS) for step in range(pairs)
 ]
 
 if __name__ == "__main__":
@@ -23,10 +25,10 @@ if __name__ == "__main__":
     args = StepDPOConfig(
         output_dir=str(folder / "train"), num_train_epochs=2, per_device_train_batch_size=batch_size, logging_steps=1,
         learning_rate=0.1, optim="sgd", lr_scheduler_type="constant", save_steps=2, eval_strategy="steps", eval_steps=2,
-        per_device_eval_batch_size=2, disable_tqdm=True,
+        per_device_eval_batch_size=2, disable_tqdm=True, max_pack_tokens=48,
         ddp_backend="gloo" if "WORLD_SIZE" in os.environ else None)
     adapter = LoraConfig(r=4, target_modules=["q_proj", "down_proj"]) if kind == "lora" else None
-    trainer = StepDPOTrainer(make_model(), args=args, train_dataset=ROWS, eval_dataset=ROWS[:4],
+    trainer = StepDPOTrainer(make_model(), args=args, train_dataset=ROWS, eval_dataset=ROWS[:8],
                              processing_class=make_tokenizer(), peft_config=adapter,
                              callbacks=[MetricsFile(folder / "metrics.jsonl")])
     trainer.train()

@@ -94,6 +94,24 @@ class Gradients(TrainerCallback):
         self.steps.append(torch.cat([p.grad.flatten().clone() for p in kwargs["model"].parameters()]))
 
 
+@pytest.mark.parametrize(("mode", "kind"), [("prefix", "llama"), ("prefix", "gemma3"), ("local", "llama"),
+                                            ("full", "llama")])
+def test_trees_give_the_gradients_of_rows(tmp_path, tiny_model, tiny_tokenizer, mode, kind):
+    results = []
+    for packing, batch_size in (("tree", 3), ("rows", len(EXPANDED[mode]))):  # all pairs in every step
+        gradients = Gradients()
+        trainer = build(IterDPOTrainer, IterDPOConfig, tmp_path / packing, tiny_tokenizer, tiny_model(kind), ROWS, {
+            "mode": mode, "packing": packing, "per_device_train_batch_size": batch_size,
+            "learning_rate": 0.05}, callbacks=[gradients])
+        logs, weights = trained(trainer)
+        results.append((logs, [*gradients.steps, weights]))
+    (tree_logs, tree), (row_logs, rows) = results
+    assert [entry["loss"] for entry in tree_logs] == pytest.approx([entry["loss"] for entry in row_logs], rel=1e-5)
+    assert len(tree) == 4
+    for ours, expected in zip(tree, rows, strict=True):
+        assert float((ours - expected).norm() / expected.norm()) < 1e-5
+
+
 def test_full_pairs_equal_trl(tmp_path, tiny_model, tiny_tokenizer):
     ours, theirs = Gradients(), Gradients()
     trainer = build(IterDPOTrainer, IterDPOConfig, tmp_path / "iter", tiny_tokenizer, tiny_model(), ROWS,
