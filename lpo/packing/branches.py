@@ -50,7 +50,9 @@ def take_apart(tree: PackedTree) -> Branches:
     Returns:
         Its parts; together they hold every token and every scored token once.
     """
-    firsts = [number for number, chain in enumerate(tree.chains) if number == 0 or len(chain.ancestors) <= 1]
+    # What hangs off a root other than the trunk's goes with that root.
+    firsts = [number for number, chain in enumerate(tree.chains)
+              if not chain.ancestors or chain.ancestors == ((0, chain.position),)]
     parts = [_branch(tree, tree.chains[first:after])
              for first, after in zip(firsts, [*firsts[1:], len(tree.chains)], strict=True)]
     part_N = torch.empty(tree.n_scored, dtype=torch.int64)

@@ -95,19 +95,19 @@ def fill(groups: Sequence[Group], budget: Budget, cost_model: CostModel | None =
     Raises:
         ValueError: A cost is limited and there is no cost model.
     """
-    limits_C = np.array(budget.limits(cost_model))
+    limits_R = np.array(budget.limits(cost_model))
     parts: list[Part] = []
     oversized: list[Oversized] = []
     for number, group in enumerate(groups):
         whole = _part(number, range(len(group.units)), group, cost_model)
-        if (_sizes(whole, cost_model) <= limits_C).all():
+        if (_sizes(whole, cost_model) <= limits_R).all():
             parts.append(whole)
             continue
         split = split_group(group, budget, cost_model)
         parts += [_part(number, units, group.restricted(units), cost_model) for units in split.pieces]
         oversized += [Oversized(number, unit, packed_tokens(group.restricted([unit]))) for unit in split.oversized]
     packs = [Pack(tuple(parts[index] for index in bin_)) for bin_ in _first_fit_decreasing(
-        np.array([_sizes(part, cost_model) for part in parts]).reshape(len(parts), len(limits_C)), limits_C)]
+        np.array([_sizes(part, cost_model) for part in parts]).reshape(len(parts), len(limits_R)), limits_R)]
     return Filled(tuple(packs), tuple(oversized))
 
 
@@ -149,15 +149,15 @@ def _sizes(part: Part, cost_model: CostModel | None) -> np.ndarray:
     return np.array([part.n_tokens] if cost_model is None else [part.n_tokens, part.cost])
 
 
-def _first_fit_decreasing(sizes_MC: np.ndarray, limits_C: np.ndarray) -> list[list[int]]:
+def _first_fit_decreasing(sizes_MR: np.ndarray, limits_R: np.ndarray) -> list[list[int]]:
     """Indices of what each bin holds, ascending; bins by their first index."""
-    room_BC = np.tile(limits_C, (len(sizes_MC), 1))
+    room_MR = np.tile(limits_R, (len(sizes_MR), 1))
     bins: list[list[int]] = []
-    for index in np.argsort(-(sizes_MC / limits_C).max(1), kind="stable").tolist():
+    for index in np.argsort(-(sizes_MR / limits_R).max(1), kind="stable").tolist():
         # The row after the bins in use is an empty bin, in which everything fits.
-        number = int(np.argmax((room_BC[: len(bins) + 1] >= sizes_MC[index]).all(1)))
+        number = int(np.argmax((room_MR[: len(bins) + 1] >= sizes_MR[index]).all(1)))
         if number == len(bins):
             bins.append([])
         bins[number].append(index)
-        room_BC[number] -= sizes_MC[index]
+        room_MR[number] -= sizes_MR[index]
     return sorted(sorted(bin_) for bin_ in bins)

@@ -65,8 +65,8 @@ class Group:
 
     @property
     def n_row_tokens(self) -> int:
-        """Tokens that row-by-row computation would read."""
-        return sum(len(row.ids) for row in self.rows)
+        """Tokens that row-by-row computation would read: a row of several units counts for each of them."""
+        return sum(len(self.rows[index].ids) for unit in self.units for index in unit)
 
     def restricted(self, units: Sequence[int]) -> Group:
         """The group of some units; rows keep their order and are numbered anew."""

@@ -77,11 +77,11 @@ def split_group(group: Group, budget: Budget, cost_model: CostModel | None = Non
     oversized: list[int] = []
     for unit in reversed(stretches.unit_order):
         touched_M = stretches.touched_by(unit)
-        weights_CM = stretches.weights_CE[:, touched_M]
-        if (weights_CM.sum(1) > np.array(limits)).any():
+        weights_RM = stretches.weights_RE[:, touched_M]
+        if (weights_RM.sum(1) > np.array(limits)).any():
             oversized.append(unit)
         else:
-            cut.prepend(unit, touched_M, weights_CM)
+            cut.prepend(unit, touched_M, weights_RM)
     return Split(tuple(cut.pieces()), tuple(sorted(oversized)))
 
 
@@ -92,7 +92,7 @@ class _Stretches:
 
     Attributes:
         n: How many there are.
-        weights_CE: int64 [C measures, E = n]: tokens of each stretch and, with a cost model, its operations.
+        weights_RE: int64 [R measures, E = n]: tokens of each stretch and, with a cost model, its operations.
         unit_order: Unit numbers in the order in which the laid-out trie meets an end of one of their rows.
     """
 
@@ -111,16 +111,16 @@ class _Stretches:
         edges_E = np.array(edges)
         lengths_E = np.diff(edges_E)
         if cost_model is None:
-            self.weights_CE = lengths_E[None]
+            self.weights_RE = lengths_E[None]
         else:
             starts = np.array([chain.start for chain in layout.chains])
             positions = np.array([chain.position for chain in layout.chains])
             chain_E = np.searchsorted(starts, edges_E[:-1], side="right") - 1
             depth_E = edges_E[:-1] - starts[chain_E] + positions[chain_E]
             layers_E = cost_model.path_flops(depth_E + lengths_E) - cost_model.path_flops(depth_E)
-            self.weights_CE = np.array([[*lengths_E, *np.zeros_like(lengths_E)],
+            self.weights_RE = np.array([[*lengths_E, *np.zeros_like(lengths_E)],
                                         [*layers_E, *(cost_model.head_flops * lengths_E)]])
-        self.n = self.weights_CE.shape[1]
+        self.n = self.weights_RE.shape[1]
         self._touched = np.zeros(self.n, dtype=bool)
         unit_ends = [sorted(held[row][-1][1] for row in unit) for unit in group.units]
         self.unit_order = sorted(range(len(group.units)), key=unit_ends.__getitem__)
@@ -150,29 +150,29 @@ class _BestCut:
         # The next slot that touches each stretch, and what each slot adds to a piece that begins at the first slot and
         # has come to it: the stretches that none of the slots in between touches.
         self._next_E = np.full(n_stretches, n_units)
-        self._added_CU = np.zeros((len(limits), n_units), dtype=np.int64)
+        self._added_RU = np.zeros((len(limits), n_units), dtype=np.int64)
         # For the sequence from each slot on: the sum over its pieces, and where the first one stops.
         self._sum_U = np.zeros(n_units + 1, dtype=np.int64)
         self._stop_U = np.zeros(n_units, dtype=np.int64)
 
-    def prepend(self, unit: int, touched_M: np.ndarray, weights_CM: np.ndarray) -> None:
+    def prepend(self, unit: int, touched_M: np.ndarray, weights_RM: np.ndarray) -> None:
         """Put a unit, which fits by itself, before the others."""
         self._slot -= 1
         slot = self._slot
         self._unit_U[slot] = unit
         next_M = self._next_E[touched_M]
         seen_M = next_M < self._n_units
-        for added_U, weights_M in zip(self._added_CU, weights_CM, strict=True):
+        for added_U, weights_M in zip(self._added_RU, weights_RM, strict=True):
             added_U[slot] = weights_M.sum()
             np.subtract.at(added_U, next_M[seen_M], weights_M[seen_M])
         self._next_E[touched_M] = slot
 
         # No piece reaches further than one that begins a unit later, for it holds more.
-        sizes_CU = self._added_CU[:, slot : self._reach].cumsum(1)
+        sizes_RU = self._added_RU[:, slot : self._reach].cumsum(1)
         n_stops = min(int(np.searchsorted(sizes_U, limit, side="right"))
-                      for sizes_U, limit in zip(sizes_CU, self._limits, strict=True))
+                      for sizes_U, limit in zip(sizes_RU, self._limits, strict=True))
         self._reach = slot + n_stops
-        sums_U = sizes_CU[-1, :n_stops] + self._sum_U[slot + 1 : self._reach + 1]
+        sums_U = sizes_RU[-1, :n_stops] + self._sum_U[slot + 1 : self._reach + 1]
         self._sum_U[slot] = sums_U.min()
         self._stop_U[slot] = slot + 1 + np.flatnonzero(sums_U == sums_U.min())[-1]
 

@@ -32,7 +32,7 @@ class PackedTree:
             order of the text. They stay on the CPU.
         row_end: For each row, the packed index of its last token.
         chains: The stretches the packed order is made of.
-        n_row_tokens: Tokens of all rows, counted as often as they occur.
+        n_row_tokens: Tokens that row-by-row computation of the units would read.
     """
 
     input_ids_T: torch.Tensor

@@ -49,7 +49,8 @@ def test_each_distinct_path_token_stands_once_in_its_group(some):
         assert sorted(found[begin : begin + len(expected)]) == sorted(expected)
         begin += len(expected)
     assert begin == tree.n_tokens
-    assert tree.sharing == sum(len(row.ids) for row in all_rows(some)) / tree.n_tokens
+    assert tree.sharing == sum(len(group.rows[row].ids) for group in some for unit in group.units
+                               for row in unit) / tree.n_tokens
 
 
 @settings(max_examples=60)
