@@ -16,7 +16,7 @@ from lpo.errors import ConfigError, UnsoundError
 from lpo.kernels.dense_attention import DenseCall
 from lpo.kernels.segment_attention import SegmentCall
 from lpo.kernels.tree_call import AttentionLayer, TreeCall
-from lpo.kernels.tree_support import require_tree_support
+from lpo.kernels.tree_support import refuse_rotation_by_length, require_tree_support
 from lpo.packing import PackedTree
 
 if TYPE_CHECKING:
@@ -95,11 +95,13 @@ def tree_hidden_states(
         Hidden states [T, D] in packed order.
 
     Raises:
-        UnsoundError: A layer did not compute its attention over the tree.
+        UnsoundError: A layer did not compute its attention over the tree, or the positions of rows would depend on
+            one another.
         ConfigError: The backend cannot be had where the tree lies.
     """
     call = tree if isinstance(tree, TreeCall) else TreeBackend(backend).call(tree)
     tree = call.tree
+    refuse_rotation_by_length(backbone.config.get_text_config(), tree)
     # A mask of four dimensions is handed on as it is: transformers then builds none, and guesses nothing from the
     # positions. Tree attention does not look at it.
     no_mask = torch.zeros(_NO_MASK, device=tree.input_ids_T.device)

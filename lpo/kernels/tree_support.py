@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from lpo.errors import ConfigError
+from lpo.errors import ConfigError, UnsoundError
+from lpo.packing import PackedTree
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -37,6 +38,33 @@ def require_tree_support(decoder: PreTrainedModel, implementation: str) -> None:
     if implementation == "eager" and not hasattr(sys.modules[type(decoder).__module__], "eager_attention_forward"):
         raise ConfigError(f"{type(decoder).__name__} keeps its eager attention where it cannot be found",
                           where="attn_implementation", mend="set attn_implementation: sdpa, or packing: rows")
+
+
+def refuse_rotation_by_length(config: PretrainedConfig, tree: PackedTree) -> None:
+    """Refuse a tree whose longest row would change how the tokens of the shorter ones are rotated.
+
+    Some rotary embeddings take other frequencies once the longest row passes a limit. A tree's rows share tokens, so
+    they cannot each have their own.
+
+    Args:
+        config: The decoder's config.
+        tree: The tree.
+
+    Raises:
+        UnsoundError: A row passes the limit.
+    """
+    rotation = getattr(config, "rope_parameters", None) or {}
+    longest = max(chain.position + chain.stop - chain.start for chain in tree.chains)
+    for kind in [rotation] if "rope_type" in rotation else rotation.values():  # by kind of layer
+        if not isinstance(kind, dict) or kind.get("rope_type") not in ("dynamic", "longrope"):
+            continue
+        by_default = config.max_position_embeddings
+        limit = by_default if kind["rope_type"] == "dynamic" else kind.get("original_max_position_embeddings",
+                                                                           by_default)
+        if longest > limit:
+            raise UnsoundError(f"{kind['rope_type']} rotary embeddings change with the longest row beyond {limit} "
+                               f"tokens, and a row of the tree has {longest}", where="model",
+                               mend=f"set max_length: {limit}, or packing: rows with one row a batch")
 
 
 def _obstacle(decoder: PreTrainedModel, config: PretrainedConfig) -> str | None:
