@@ -102,3 +102,9 @@ def checkpoint_to_resume(resume: str | bool | None, output_dir: Path) -> Path | 
         raise DataError("there is no complete checkpoint", where=str(output_dir),
                         mend="train without resume_from_checkpoint")
     return checkpoint
+
+
+def last_logged(checkpoint: Path, name: str) -> int:
+    """A count that the training of a checkpoint logged last; 0 if it never did."""
+    history = read_json(checkpoint / "trainer_state.json")["log_history"]
+    return next((logs[name] for logs in reversed(history) if name in logs), 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,20 +59,6 @@ def adapter_off(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def weights_fingerprint(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of the weights that do not train.
-
-    For a reference model these are all its weights; for a policy with an adapter, those of the model under it.
-    """
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.named_parameters()):
-        if not weight.requires_grad:
-            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)};".encode())
-            flat = weight.detach().reshape(-1).contiguous().view(torch.uint8)
-            digest.update(flat.cpu().numpy().data)
-    return digest.hexdigest()
-
-
 def pin_reference(folder: Path, fingerprint: str, *, resumed_from: Path | None, write: bool) -> None:
     """Write down which reference a training has, or, when it is resumed, compare.
 
@@ -88,7 +73,7 @@ def pin_reference(folder: Path, fingerprint: str, *, resumed_from: Path | None, 
     """
     if resumed_from is None:
         if write:
-            write_json(folder / REFERENCE_FILE, {"sha256": fingerprint, "of": "the weights that do not train"})
+            write_json(folder / REFERENCE_FILE, {"sha256": fingerprint, "of": "the weights of the reference"})
         return
     path = resumed_from.parent / REFERENCE_FILE
     if not path.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -53,7 +54,7 @@ class ReferenceSource:
             return self._model()(**piece.model_inputs)
 
     def prepare(
-        self, units: Sequence[Unit], cache: ReferenceCache, accelerator: Any, *, tolerance: float, seed: int
+        self, units: Sequence[Unit], cache: ReferenceCache, accelerator: Any, *, tolerance: float
     ) -> None:
         """Compute what the cache lacks, and a sample of what it holds once more; from then on read from it.
 
@@ -62,7 +63,6 @@ class ReferenceSource:
             cache: Where the values are kept.
             accelerator: Joins the processes.
             tolerance: Largest difference of the sample, in nats per token.
-            seed: Draws the sample.
 
         Raises:
             UnsoundError: The cache holds other values than the reference gives.
@@ -70,7 +70,8 @@ class ReferenceSource:
         by_digest = {unit.digest: unit for unit in units}
         mine = list(by_digest)[accelerator.process_index :: accelerator.num_processes]
         missing = cache.missing(mine)
-        for digest in cache.sample_for_check(sorted(set(mine) - set(missing)), seed=seed):
+        draw = time.time_ns()  # other units at every start, so that runs over one cache look at more of it
+        for digest in cache.sample_for_check(sorted(set(mine) - set(missing)), seed=draw):
             cache.check(digest, self._whole(by_digest[digest], accelerator.device), tolerance)
         for digest in missing:
             cache.put(digest, self._whole(by_digest[digest], accelerator.device))
@@ -90,7 +91,7 @@ class ReferenceSource:
             computed += zip((part.index_n for part in piece.parts), values_N.split(sizes), strict=True)
         if computed[0][0] is None:
             return computed[0][1]
-        whole_N = torch.empty(1 + max(int(index.max()) for index, _ in computed if index is not None))
+        whole_N = torch.full((1 + max(int(index.max()) for index, _ in computed if index is not None),), torch.nan)
         for index, values in computed:
             whole_N[index] = values
         return whole_N

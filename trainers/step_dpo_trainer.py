@@ -15,30 +15,33 @@ from transformers.trainer_utils import EvalPrediction, TrainOutput
 
 from lpo.chat import load_chat_template
 from lpo.errors import ConfigError
+from lpo.kernels import TreeBackend
 from lpo.packing import Budget, PackedTree, packed_tokens, sharing
 from lpo.records import RejectedRow
 from lpo.trainers import checkpoints, policy, reference
 from lpo.trainers.batches import Batch, Packing, Piece, RowCollator, TreeCollator, Unit, UnitDataset
 from lpo.trainers.callbacks import ChosenFalls, LogAndSaveTogether, SampleWriter
-from lpo.trainers.checkpoint_saving import CheckpointingTrainer
 from lpo.trainers.depth_first import depth_first_step
 from lpo.trainers.losses import LossInputs, LossOutputs, preference_loss
+from lpo.trainers.measuring_trainer import MeasuringTrainer
 from lpo.trainers.metric_sums import PairMetrics
 from lpo.trainers.nonfinite import NonFiniteGuard
-from lpo.trainers.predictions import by_pair, by_unit, on_pairs
+from lpo.trainers.predictions import by_unit, on_pairs
 from lpo.trainers.reference_cache import ReferenceCache
 from lpo.trainers.reference_identity import reference_key
+from lpo.trainers.reference_key import ReferenceKey
 from lpo.trainers.reference_source import ReferenceSource
 from lpo.trainers.row_intake import RowIntake
 from lpo.trainers.scoring import attach_scoring
 from lpo.trainers.start_checks import check_model, check_reference
 from lpo.trainers.step_dpo_config import Oversized, StepDPOConfig
+from lpo.trainers.support import require_one_device, require_supported_launch
 from lpo.trainers.tokenise import Tokeniser
 
 log = logging.getLogger(__name__)
 
 
-class StepDPOTrainer(CheckpointingTrainer):
+class StepDPOTrainer(MeasuringTrainer):
     """Trains on `prompt`, `prefix`, `chosen`, `rejected`; TRL's plain and conversational columns train as they are.
 
     By default the pairs of one group (one document) are packed into a token tree and every distinct token is computed
@@ -85,7 +88,7 @@ class StepDPOTrainer(CheckpointingTrainer):
         peft_config: Any = None,
     ) -> None:
         args = args or StepDPOConfig(output_dir="step-dpo")
-        _refuse_unsupported(args)
+        require_one_device(args)
         set_seed(args.seed)
         name = model if isinstance(model, str) else None
         model = policy.load_model(model, args)
@@ -100,6 +103,7 @@ class StepDPOTrainer(CheckpointingTrainer):
             args.max_pack_tokens if args.oversized == Oversized.REJECT else None)
         self.rejected_rows: list[RejectedRow] = []
         self._pair_metrics = {"train": PairMetrics(), "eval": PairMetrics()}
+        self._nonfinite = NonFiniteGuard(args.max_nonfinite_steps)
         train_units = self._tokenise(train_dataset, "train row") if train_dataset is not None else None
         eval_units = self._tokenise_eval(eval_dataset) if eval_dataset is not None else None
 
@@ -115,7 +119,6 @@ class StepDPOTrainer(CheckpointingTrainer):
 
         self._unchecked = True
         self._resumed = False
-        self._nonfinite = NonFiniteGuard(args.max_nonfinite_steps)
         self._mean_chosen: torch.Tensor | None = None
         super().__init__(
             model=model, args=args, data_collator=data_collator or self._collator(args, train_units, eval_units),
@@ -123,10 +126,7 @@ class StepDPOTrainer(CheckpointingTrainer):
             compute_metrics=on_pairs(compute_metrics), optimizers=optimizers,
             callbacks=[LogAndSaveTogether(), ChosenFalls(), *(callbacks or [])],
         )
-        _refuse_sharding(self)
-        if args.oversized == Oversized.DEPTH_FIRST and self.accelerator.num_processes > 1:
-            raise ConfigError("one group is computed in several backward passes, which DDP cannot join",
-                              where="oversized", mend="set oversized='reject', or train with one process")
+        require_supported_launch(self)
         trackers = tuple(get_reporting_integration_callbacks(args.report_to))
         for callback in callbacks or []:
             if isinstance(callback, SampleWriter):
@@ -311,8 +311,7 @@ class StepDPOTrainer(CheckpointingTrainer):
         """Before the first step: are log-probs understood, and is the reference the starting policy?"""
         self._unchecked = False
         model: Any = self.accelerator.unwrap_model(self.model)
-        half = self.args.bf16 or self.args.fp16
-        tolerance = reference.tolerance_for(torch.bfloat16 if half else policy.base_of(model).dtype)
+        tolerance = reference.tolerance_for(_autocast(self.args) or policy.base_of(model).dtype)
         row = self.train_dataset.pairs[0].chosen.ids  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
         model.eval()
         with self.accelerator.autocast():
@@ -326,32 +325,6 @@ class StepDPOTrainer(CheckpointingTrainer):
                      reference.start_difference(policy_N, reference_N))
         else:
             check_reference(model, policy_N, reference_N, tolerance)
-
-    # ---- metrics ----
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the averages since the last log to a training log."""
-        if "loss" in logs:
-            averages = self._pair_metrics["train"].drain(self.accelerator)
-            averages.pop("mean_loss", None)  # the trainer's own `loss` says it
-            tokens = self._pair_metrics["train"].drain_tokens(self.accelerator)
-            logs |= averages | {"num_tokens": int(self._last_logged("num_tokens")) + tokens}
-            if self._nonfinite.skipped:
-                logs["nonfinite_steps"] = self._nonfinite.skipped
-        super().log(logs, start_time)
-
-    def _last_logged(self, name: str) -> float:
-        return next((past[name] for past in reversed(self.state.log_history) if name in past), 0)
-
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        """As the base class, with our metrics: they can choose the best checkpoint and stop early."""
-        self._pair_metrics["eval"].drain(self.accelerator)  # of an evaluation that was cut short
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        averages = self._pair_metrics["eval"].drain(self.accelerator)
-        averages["loss"] = averages.pop("mean_loss")  # over pairs; the base class averages over batches
-        output.metrics.update(  # pyright: ignore[reportOptionalMemberAccess]
-            {f"{metric_key_prefix}_{name}": value for name, value in averages.items()})
-        return output._replace(**by_pair(output.predictions, output.label_ids))
 
     # ---- training and checkpoints ----
 
@@ -381,40 +354,37 @@ class StepDPOTrainer(CheckpointingTrainer):
                 log.warning("%s already holds %s, which a later resume may pick: use another output_dir, or resume",
                             output_dir, stale.name)
         if self.loss_settings.needs_reference:
-            model: Any = self.ref_model if self.ref_model is not None else self.model
-            reference.pin_reference(output_dir, reference.weights_fingerprint(model), resumed_from=checkpoint,
-                                    write=self.args.should_save)
+            key = self._reference_key()
+            reference.pin_reference(output_dir, key.weights, resumed_from=checkpoint, write=self.args.should_save)
             if self.args.precompute_ref_log_probs:  # pyright: ignore[reportAttributeAccessIssue]
-                self._precompute_reference()
-        self._nonfinite.skipped = 0
+                self._precompute_reference(key)
+        self._nonfinite.skipped = checkpoints.last_logged(checkpoint, "nonfinite_steps") if checkpoint else 0
         return super().train(str(checkpoint) if checkpoint else None, trial, ignore_keys_for_eval)
 
-    def _precompute_reference(self) -> None:
+    def _reference_key(self) -> ReferenceKey:
+        """What the reference's log-probs depend on."""
+        args: Any = self.args
+        model = self.accelerator.unwrap_model(self._reference_model())
+        if self.packing is Packing.TREE:
+            attention = str(TreeBackend(args.tree_attention).on(args.device))
+        else:
+            attention = policy.base_of(model).config._attn_implementation
+        return reference_key(
+            model, self.processing_class, template=self.intake.tokeniser.template, adapter_off=self.ref_model is None,
+            computation=f"{self.packing}, {attention}, chunked head", autocast=_autocast(args))
+
+    def _precompute_reference(self, key: ReferenceKey) -> None:
         """Reference log-probs of every unit, each computed once by one of the processes."""
         args: Any = self.args
         units = [unit for part in _parts(self.train_dataset, self.eval_dataset) for unit in part]
-        autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        model = self.accelerator.unwrap_model(self._reference_model())
-        key = reference_key(
-            model, self.processing_class, template=self.intake.tokeniser.template, adapter_off=self.ref_model is None,
-            computation=str(self.packing) if self.packing is Packing.ROWS else f"{self.packing} {args.tree_attention}",
-            autocast=autocast)
         folder = Path(args.reference_cache_dir or Path(args.output_dir) / "reference")
-        tolerance = reference.tolerance_for(autocast or policy.base_of(model).dtype)
+        dtype = _autocast(args) or policy.base_of(self.accelerator.unwrap_model(self._reference_model())).dtype
         self.reference.prepare(units, ReferenceCache(folder, key, rank=self.accelerator.process_index),
-                               self.accelerator, tolerance=tolerance, seed=args.seed)
+                               self.accelerator, tolerance=reference.tolerance_for(dtype))
 
 
-def _refuse_unsupported(args: StepDPOConfig) -> None:
-    if args.n_gpu > 1:
-        raise ConfigError("several GPUs are visible to one process", where="CUDA_VISIBLE_DEVICES",
-                          mend="start with `accelerate launch` or `torchrun`, or make one GPU visible")
-
-
-def _refuse_sharding(trainer: StepDPOTrainer) -> None:
-    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        raise ConfigError("sharded training (DeepSpeed, FSDP) is not supported by this trainer", where="accelerate",
-                          mend="use data parallelism (DDP), with LoRA if memory is short")
+def _autocast(args: Any) -> torch.dtype | None:
+    return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
 
 
 def _longest_row(args: StepDPOConfig, model: Any) -> int | None:
