@@ -7,6 +7,8 @@ of a nat there.
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 import torch
@@ -199,7 +201,8 @@ def _forward(
 ) -> tuple[logprob_tiles.Statistics, torch.Tensor | None]:
     """Statistics (`target_N`, `log_normaliser_N`) and d log-prob / d hidden [N, D] if asked for."""
     weight = _head_weight(weight_VD, hidden_ND.device)
-    return logprob_tiles.forward(hidden_ND, weight, _whole(bias_V), targets_N, head, keep_gradient)
+    forward, _ = _passes(hidden_ND, weight_VD)
+    return forward(hidden_ND, weight, _whole(bias_V), targets_N, head, keep_gradient)
 
 
 def _backward(
@@ -215,13 +218,24 @@ def _backward(
     """
     hidden_ND, weight_VD, bias_V, targets_N, log_normaliser_N = saved
     weight = _head_weight(weight_VD, hidden_ND.device)
-    grad_hidden_ND, grad_weight_VD, grad_bias_V = logprob_tiles.backward(
+    _, backward = _passes(hidden_ND, weight_VD)
+    grad_hidden_ND, grad_weight_VD, grad_bias_V = backward(
         hidden_ND, weight, _whole(bias_V), targets_N, log_normaliser_N, upstream_N, head, needed)
     if grad_bias_V is not None:
         sharded = _is_sharded(bias_V)
         grad_bias_V = (cast("ShardedWeight", weight).mean_bias_gradient(grad_bias_V, cast(Any, bias_V))
                        if sharded else grad_bias_V.to(bias_V.dtype))
     return grad_hidden_ND, grad_weight_VD, grad_bias_V
+
+
+def _passes(hidden_ND: torch.Tensor, weight_VD: torch.Tensor) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Forward and backward for these inputs: by Triton on CUDA where it is installed, by torch everywhere else."""
+    if hidden_ND.is_cuda and importlib.util.find_spec("triton") is not None:
+        from lpo.kernels import logprobs_triton
+
+        if logprobs_triton.supports(hidden_ND, weight_VD):
+            return logprobs_triton.forward_cuda, logprobs_triton.backward_cuda
+    return logprob_tiles.forward, logprob_tiles.backward
 
 
 def _head_weight(weight_VD: torch.Tensor, device: torch.device) -> HeadWeight:
