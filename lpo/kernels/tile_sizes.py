@@ -28,16 +28,17 @@ def tile_sizes(device: torch.device, n_tokens: int, width: int) -> tuple[int, in
 
 
 def cpu_tile(cache_bytes: int, n_tokens: int, width: int) -> tuple[int, int]:
-    """A tile of an eighth of the last-level cache (1 to 16 MiB), square unless there are too few tokens.
+    """A tile of a quarter of the last-level cache (1 to 16 MiB), twice as many tokens as entries if there are so many.
 
-    Passes over it (maximum, exponential, sum) then read no memory, and of all tiles of that size the square one makes
-    the matrix products re-read least of the hidden states and the weight. What stands beside it, a stretch of weight in
-    float32 and perhaps its gradient, is held to 32 MiB.
+    Passes over it (maximum, exponential, sum) then read no memory. Long sides spare the matrix products reads and
+    writes of their sums: the gradients of the weight are passed over once for every stretch of tokens, those of the
+    hidden states once for every stretch of the vocabulary. What stands beside the tile, a stretch of weight in float32
+    and its gradient, is held to 32 MiB each.
     """
-    entries = min(max(cache_bytes // 8, 1 << 20), 16 << 20) // 4
-    side = _whole(math.isqrt(entries))
-    tokens = max(min(side, n_tokens), 1)
-    return tokens, max(min(_whole(entries // tokens), _whole((32 << 20) // (4 * max(width, 1))), 8 * side), 64)
+    size = min(max(cache_bytes // 4, 1 << 20), 16 << 20) // 4
+    side = _whole(math.isqrt(size // 2))
+    tokens = max(min(2 * side, n_tokens), 1)
+    return tokens, min(_whole(size // tokens), _whole((32 << 20) // (4 * max(width, 1))), 8 * side)
 
 
 def gpu_tile(memory_bytes: int, n_tokens: int) -> tuple[int, int]:

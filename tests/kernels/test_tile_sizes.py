@@ -14,14 +14,15 @@ def test_a_tile_on_a_cpu_fits_its_share_of_the_cache_and_its_weight_stays_small(
     tokens, entries = cpu_tile(cache * MIB, n_tokens, width)
     assert 1 <= tokens <= n_tokens
     assert entries >= 64
-    assert 4 * tokens * entries <= max(cache * MIB // 8, MIB)
+    assert 4 * tokens * entries <= max(cache * MIB // 4, MIB)
     assert 4 * entries * width <= 32 * MIB
 
 
 def test_a_larger_cache_gives_larger_tiles_and_few_tokens_give_wide_ones():
-    assert cpu_tile(32 * MIB, 4096, 64) == cpu_tile(32 * MIB, 4096, 1024) == (1024, 1024)
-    assert cpu_tile(128 * MIB, 4096, 1024) == (2048, 2048)
-    assert cpu_tile(32 * MIB, 128, 64) == (128, 8192)
+    assert cpu_tile(32 * MIB, 4096, 64) == cpu_tile(32 * MIB, 4096, 1024) == (2048, 1024)
+    assert cpu_tile(8 * MIB, 4096, 1024) == (1024, 512)
+    assert cpu_tile(32 * MIB, 512, 64) == (512, 4096)
+    assert cpu_tile(32 * MIB, 512, 8192) == (512, 1024)
 
 
 def test_a_tile_on_a_gpu_is_a_small_part_of_its_memory():
