@@ -63,19 +63,18 @@ def attach_shared_forward(
     require_plain_head(model)
     with _way_out():
         enable_tree_attention(model)
-    # On the model, not in the closure: a deep copy of the model then carries its own.
-    model._padded_forward = model.forward  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    padded_forward: Any = model.forward
     transform = HeadTransform.of(model.config)
     count = TokenCount()
 
     @functools.wraps(type(model).forward)  # `generate` reads the signature
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         if not fused_lm_head:
-            return self._padded_forward(*args, **kwargs)
+            return padded_forward(*args, **kwargs)
         batch = pack_batch(**_padded_batch(args, kwargs))
         if batch is None:  # TRL's zeros stay connected to the weights, so that a backward still works
             count.rows = count.packed = int(kwargs["attention_mask"].sum())
-            return self._padded_forward(*args, fused_lm_head=True, **kwargs)
+            return padded_forward(*args, fused_lm_head=True, **kwargs)
         count.rows, count.packed = batch.tree.n_row_tokens, batch.tree.n_tokens
         with autocast():
             return _score(self, batch, transform, outputs)

@@ -1,10 +1,11 @@
 """PrefixSharedDPOTrainer against trl.DPOTrainer: the same numbers from fewer tokens."""
 
 import copy
+import json
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MambaConfig, MixtralConfig, TrainerCallback
 from trl import DPOConfig, DPOTrainer
@@ -47,17 +48,18 @@ def relative(a, b):
     return float((a - b).norm() / b.norm())
 
 
-def trainer_for(kind, folder, model, tokenizer, rows=ROWS, adapter=False, reference=None, callbacks=(), **settings):
+def trainer_for(kind, folder, model, tokenizer, rows=None, adapter=False, reference=None, callbacks=(), **settings):
     args = DPOConfig(**{
         "output_dir": str(folder), "max_steps": 3, "per_device_train_batch_size": 3, "learning_rate": 0.3,
         "optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 0.0, "logging_steps": 1,
         "save_strategy": "no", "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none",
         "disable_tqdm": True, "max_length": None, "train_sampling_strategy": "sequential", **settings})
+    rows = rows or Dataset.from_list(ROWS)
     if reference is None and not (is_peft(model) or adapter or args.precompute_ref_log_probs):
         reference = other_weights(model)  # than the policy's from the start, so that each margin is a number
     return kind(
-        model=model, ref_model=reference, args=args, train_dataset=Dataset.from_list(rows),
-        eval_dataset=Dataset.from_list(rows[3:]), processing_class=copy.deepcopy(tokenizer),
+        model=model, ref_model=reference, args=args, train_dataset=rows,
+        eval_dataset=rows.select(range(3)), processing_class=copy.deepcopy(tokenizer),
         peft_config=LoraConfig(**LORA) if adapter else None, callbacks=list(callbacks))
 
 
@@ -122,23 +124,20 @@ def test_three_steps_equal_trl(tmp_path, tiny_model, tiny_tokenizer, settings, a
     assert trainer.state.log_history[-1]["eval_tree/sharing"] > 2
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "gemma3"])
-def test_architectures_equal_trl(tmp_path, tiny_model, tiny_tokenizer, kind):
-    check_parity(tmp_path, lambda: tiny_model(kind), tiny_tokenizer)
+@pytest.mark.parametrize(("kind", "config"), [("qwen2", {}), ("gemma3", {"final_logit_softcapping": 0.5})])
+def test_architectures_equal_trl(tmp_path, tiny_model, tiny_tokenizer, kind, config):
+    check_parity(tmp_path, lambda: tiny_model(kind, **config), tiny_tokenizer)
 
 
 def test_cut_rows_and_bfloat16_autocast(tmp_path, tiny_model, tiny_tokenizer):
-    """Under autocast both round: they differ by less than either does from float32 training."""
-    settings = {"max_length": 150, "truncation_mode": "keep_start", "learning_rate": 1e-2}
-    exact = trainer_for(DPOTrainer, tmp_path / "exact", tiny_model(), tiny_tokenizer, **settings)
+    settings = {"max_length": 112, "truncation_mode": "keep_start", "learning_rate": 1e-2}
+    exact = trainer_for(PrefixSharedDPOTrainer, tmp_path / "exact", tiny_model(), tiny_tokenizer, **settings)
     exact.train()
-    results = both(tmp_path, tiny_model, tiny_tokenizer, bf16=True, **settings)
+    (trl, *_), (ours, *_) = both(tmp_path, tiny_model, tiny_tokenizer, bf16=True, **settings)
     for name in ("loss", "rewards/margins", "logps/chosen", "entropy"):
-        truth, trl, ours = (
-            torch.tensor([log[name] for log in trainer.state.log_history if "loss" in log])
-            for trainer in (exact, *(result[0] for result in results)))
-        assert (ours != truth).any()  # autocast was on
-        assert (ours - trl).abs().max() < 2 * (trl - truth).abs().max() + 1e-6 * truth.abs().max(), name
+        theirs, mine, rounded_less = (
+            [log[name] for log in trainer.state.log_history if "loss" in log] for trainer in (trl, ours, exact))
+        assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-3) and mine != rounded_less, name
 
 
 def test_policy_and_reference_round_alike_under_autocast(tmp_path, tiny_model, tiny_tokenizer):
@@ -148,8 +147,12 @@ def test_policy_and_reference_round_alike_under_autocast(tmp_path, tiny_model, t
     assert [log["rewards/margins"] == 0.0 for log in trainer.state.log_history if "loss" in log] == [True, False, False]
 
 
-def test_the_model_writes_as_before(tmp_path, tiny_model, tiny_tokenizer):
+def test_the_model_writes_as_before_and_nothing_is_sent(tmp_path, tiny_model, tiny_tokenizer, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)  # TRL sends nothing there
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda *args, **kwargs: pytest.fail("a ping"))
     trainer = trainer_for(PrefixSharedDPOTrainer, tmp_path, tiny_model(), tiny_tokenizer)
+    trainer.train()
+    trainer = trainer_for(PrefixSharedDPOTrainer, tmp_path, trainer.model, tiny_tokenizer)  # a second one on the model
     trainer.train()
     plain = tiny_model()
     plain.load_state_dict(trainer.model.state_dict())
@@ -175,23 +178,24 @@ def test_a_trained_adapter_is_its_own_reference(tmp_path, tiny_model, tiny_token
     check_logs(ours.state.log_history, trl.state.log_history)
 
 
-@pytest.mark.parametrize("ld_alpha", [None, 0.4])
-def test_precomputed_reference_is_shared_and_its_cache_knows_its_settings(
-    tmp_path, tiny_model, tiny_tokenizer, ld_alpha
-):
-    model = tiny_model()
-    watch = Watch()
-    model.get_input_embeddings().register_forward_hook(watch.count)
-    trainer = trainer_for(PrefixSharedDPOTrainer, tmp_path, model, tiny_tokenizer, precompute_ref_log_probs=True,
-                          ld_alpha=ld_alpha)
-    rows = trainer.train_dataset
-    assert 0 < watch.tokens < 0.5 * sum(2 * len(row["prompt_ids"]) for row in [*rows, *trainer.eval_dataset])
-    for row in rows:
-        shared = min(len(row["chosen_ids"]), len(row["rejected_ids"]))
-        for side in ("chosen", "rejected"):
-            logps = plain_logps(tiny_model(), row["prompt_ids"], row[f"{side}_ids"])
-            expected = logps.sum() if ld_alpha is None else logps[:shared].sum() + ld_alpha * logps[shared:].sum()
-            assert row[f"ref_{side}_logps"] == pytest.approx(float(expected), rel=1e-5)
+def test_precomputed_reference_is_shared_and_its_cache_knows_its_settings(tmp_path, tiny_model, tiny_tokenizer):
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:3]))
+    data = load_dataset("json", data_files=str(tmp_path / "pairs.jsonl"), split="train", cache_dir=str(tmp_path))
+    for ld_alpha, max_length in ((None, None), (0.4, None), (0.4, 112)):
+        model, watch = tiny_model(), Watch()
+        model.get_input_embeddings().register_forward_hook(watch.count)
+        rows = trainer_for(PrefixSharedDPOTrainer, tmp_path, model, tiny_tokenizer, data, max_length=max_length,
+                           precompute_ref_log_probs=True, ld_alpha=ld_alpha).train_dataset
+        assert 0 < watch.tokens < 0.5 * sum(2 * len(row["prompt_ids"]) for row in [*rows, *rows])  # also evaluation's
+        for row in rows:
+            prompt = row["prompt_ids"]
+            sides = {side: row[f"{side}_ids"][: max_length and max_length - len(prompt)]
+                     for side in ("chosen", "rejected")}
+            n_shared = min(map(len, sides.values()))
+            for side, answer in sides.items():
+                logps = plain_logps(tiny_model(), prompt, answer)
+                expected = logps[:n_shared].sum() + (1.0 if ld_alpha is None else ld_alpha) * logps[n_shared:].sum()
+                assert row[f"ref_{side}_logps"] == pytest.approx(float(expected), rel=1e-5)
 
 
 @torch.no_grad()
