@@ -43,7 +43,9 @@ class HeadTransform:
         return cls(scale, getattr(text, "final_logit_softcapping", None))
 
 
-def attach_scoring(model: PreTrainedModel, tree_attention: TreeBackend | str | None = None) -> None:
+def attach_scoring(
+    model: PreTrainedModel, tree_attention: TreeBackend | str | None = None, device: torch.device | None = None
+) -> None:
     """Let the model's forward return log-probs [N] of scored tokens.
 
     `model(tree=PackedTree)` reads a token tree; `model(input_ids, attention_mask, scored_index=, scored_targets=)`
@@ -55,6 +57,7 @@ def attach_scoring(model: PreTrainedModel, tree_attention: TreeBackend | str | N
     Args:
         model: A causal language model, not wrapped by PEFT (its base model, if it is).
         tree_attention: How attention over trees is computed; None: the model will read no trees.
+        device: Where the model will be trained; None: where it is.
 
     Raises:
         ConfigError: The model's output head is not a plain linear layer, it has no separate backbone, or it cannot
@@ -62,7 +65,7 @@ def attach_scoring(model: PreTrainedModel, tree_attention: TreeBackend | str | N
     """
     require_plain_head(model)
     if tree_attention is not None:
-        enable_tree_attention(model, tree_attention)
+        enable_tree_attention(model, tree_attention, device)
         model._tree_backend = TreeBackend(tree_attention)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     if hasattr(model, "_plain_forward"):
         return  # by an earlier trainer

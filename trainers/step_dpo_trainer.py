@@ -115,7 +115,7 @@ class StepDPOTrainer(MeasuringTrainer):
         model = policy.wrap_policy(model, args, peft_config)
         self.ref_model = reference.make_reference(model, ref_model) if needs_reference else None
         for base in (policy.base_of(one) for one in (model, self.ref_model) if one is not None):
-            attach_scoring(base, args.tree_attention if self.packing is Packing.TREE else None)
+            attach_scoring(base, args.tree_attention if self.packing is Packing.TREE else None, args.device)
 
         self._unchecked = True
         self._resumed = False
@@ -366,7 +366,7 @@ class StepDPOTrainer(MeasuringTrainer):
         args: Any = self.args
         model = self.accelerator.unwrap_model(self._reference_model())
         if self.packing is Packing.TREE:
-            attention = str(TreeBackend(args.tree_attention).on(args.device))
+            attention = str(TreeBackend(args.tree_attention).on(args.device, policy.base_of(model)))
         else:
             attention = policy.base_of(model).config._attn_implementation
         return reference_key(

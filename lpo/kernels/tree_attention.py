@@ -14,6 +14,7 @@ import torch
 
 from lpo.errors import ConfigError, UnsoundError
 from lpo.kernels.dense_attention import DenseCall
+from lpo.kernels.flex_attention import FlexCall, flex_obstacle
 from lpo.kernels.segment_attention import SegmentCall
 from lpo.kernels.tree_call import AttentionLayer, TreeCall
 from lpo.kernels.tree_support import refuse_rotation_by_length, require_tree_support
@@ -30,51 +31,58 @@ class TreeBackend(StrEnum):
     """How tree attention is computed; each gives the same numbers."""
 
     AUTO = "auto"
-    """FlexAttention on CUDA, segments elsewhere."""
+    """FlexAttention on CUDA, where the model and the installation allow it; segments otherwise."""
     SEGMENTS = "segments"
     """Part after part (`lpo.kernels.segment_attention`)."""
     FLEX = "flex"
-    """FlexAttention with a block mask."""
+    """FlexAttention with a block mask (`lpo.kernels.flex_attention`)."""
     DENSE = "dense"
     """All scores and a T * T mask, for checking."""
 
-    def on(self, device: torch.device) -> TreeBackend:
-        """The way this takes on a device.
+    def on(self, device: torch.device, model: PreTrainedModel) -> TreeBackend:
+        """The way this takes for a model on a device, never `AUTO`.
+
+        Args:
+            device: Where the model is trained.
+            model: The model or its backbone.
 
         Raises:
             ConfigError: It takes none there.
         """
+        if self not in (TreeBackend.AUTO, TreeBackend.FLEX):
+            return self
+        obstacle = flex_obstacle(device, model)
         if self is TreeBackend.AUTO:
-            return TreeBackend.FLEX if device.type == "cuda" else TreeBackend.SEGMENTS
-        if self is TreeBackend.FLEX and device.type == "cpu":
-            raise ConfigError("PyTorch's FlexAttention has no backward on a CPU", where="tree_attention",
-                              mend="set tree_attention: segments (or auto)")
+            return TreeBackend.FLEX if device.type == "cuda" and obstacle is None else TreeBackend.SEGMENTS
+        if obstacle is not None:
+            raise ConfigError(obstacle, where="tree_attention", mend="set tree_attention: segments (or auto)")
         return self
 
-    def call(self, tree: PackedTree) -> TreeCall:
-        """What the layers of one forward over a tree ask.
+    def call(self, tree: PackedTree, model: PreTrainedModel) -> TreeCall:
+        """What the layers of one forward of a model over a tree ask.
 
         Raises:
             ConfigError: It cannot be computed where the tree lies.
         """
-        backend = self.on(tree.input_ids_T.device)
-        if backend is TreeBackend.FLEX:
-            raise ConfigError("FlexAttention over token trees is not available", where="tree_attention",
-                              mend="set tree_attention: segments")
-        return {TreeBackend.SEGMENTS: SegmentCall, TreeBackend.DENSE: DenseCall}[backend](tree)
+        backend = self.on(tree.input_ids_T.device, model)
+        return {TreeBackend.SEGMENTS: SegmentCall, TreeBackend.FLEX: FlexCall, TreeBackend.DENSE: DenseCall}[backend](
+            tree)
 
 
-def enable_tree_attention(model: PreTrainedModel, backend: TreeBackend | str = TreeBackend.AUTO) -> None:
+def enable_tree_attention(
+    model: PreTrainedModel, backend: TreeBackend | str = TreeBackend.AUTO, device: torch.device | None = None
+) -> None:
     """Let a model read token trees. Forwards without a tree stay exactly as they are.
 
     Args:
         model: A causal language model, not wrapped by PEFT (its base model, if it is). Doing it again is harmless.
         backend: What `tree_hidden_states` will be asked for, to learn now if it cannot be had.
+        device: Where the model will be trained; None: where it is.
 
     Raises:
-        ConfigError: The model cannot read trees, or the backend cannot be had on its device.
+        ConfigError: The model cannot read trees, or the backend cannot be had on that device.
     """
-    TreeBackend(backend).on(model.device)
+    TreeBackend(backend).on(model.device if device is None else device, model)
     decoder = model.get_decoder()
     original = (decoder.config._attn_implementation or "eager").removeprefix(_PREFIX)
     require_tree_support(decoder, original)
@@ -99,7 +107,7 @@ def tree_hidden_states(
             one another.
         ConfigError: The backend cannot be had where the tree lies.
     """
-    call = tree if isinstance(tree, TreeCall) else TreeBackend(backend).call(tree)
+    call = tree if isinstance(tree, TreeCall) else TreeBackend(backend).call(tree, backbone)
     tree = call.tree
     refuse_rotation_by_length(backbone.config.get_text_config(), tree)
     # A mask of four dimensions is handed on as it is: transformers then builds none, and guesses nothing from the

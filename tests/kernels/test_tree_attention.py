@@ -210,7 +210,7 @@ def test_a_layer_that_makes_its_own_mask_is_refused():
 def test_a_batch_of_rows_does_not_pass_as_a_tree():
     model = make_model("llama")
     enable_tree_attention(model)
-    call = TreeBackend.SEGMENTS.call(pack(forest()))
+    call = TreeBackend.SEGMENTS.call(pack(forest()), model)
     with pytest.raises(UnsoundError, match="a tree of"):
         model.base_model(input_ids=torch.zeros(2, 7, dtype=torch.long), tree=call, use_cache=False)
 
@@ -271,8 +271,7 @@ def test_flex_attention_is_refused_on_a_cpu_before_anything_runs():
     with pytest.raises(ConfigError, match="no backward on a CPU"):
         enable_tree_attention(model, "flex")
     assert model.config._attn_implementation == "sdpa"
-    assert TreeBackend.AUTO.on(torch.device("cuda")) is TreeBackend.FLEX
-    assert TreeBackend.AUTO.on(torch.device("cpu")) is TreeBackend.SEGMENTS
+    assert TreeBackend.AUTO.on(torch.device("cpu"), model) is TreeBackend.SEGMENTS
 
 
 @pytest.mark.parametrize("positions", [
