@@ -265,9 +265,9 @@ class _Launcher:
         power_bn = self.empty(vocab_blocks, len(target_n))
         sum_bn = self.empty(vocab_blocks, len(target_n))
         exp_nv = self.empty(len(target_n), len(weight_vD), dtype=weight_vD.dtype) if keep_exp else None
-        statistics_kernel[grid](
-            *inputs, power_bn, sum_bn, target_n, exp_nv, *sizes, power_bn.stride(0), _stride(exp_nv), *self._factors,
-            KEEP_EXP=keep_exp, **self._settings)
+        _launch(
+            statistics_kernel, grid, *inputs, power_bn, sum_bn, target_n, exp_nv, *sizes, power_bn.stride(0),
+            _stride(exp_nv), *self._factors, KEEP_EXP=keep_exp, **self._settings)
         return power_bn, sum_bn, exp_nv
 
     def gradient(
@@ -278,9 +278,9 @@ class _Launcher:
         inputs, sizes, (token_blocks, _), grid = self._logits(tokens, vocab, weight_vD)
         grad_nv = self.empty(len(upstream_n), len(weight_vD), dtype=weight_vD.dtype)
         grad_bias_bv = self.empty(token_blocks, len(weight_vD)) if bias_trains else None
-        gradient_kernel[grid](
-            *inputs, upstream_n, log_normaliser_n, grad_nv, grad_bias_bv, *sizes, grad_nv.stride(0),
-            _stride(grad_bias_bv), *self._factors, BIAS_TRAINS=bias_trains, **self._settings)
+        _launch(
+            gradient_kernel, grid, *inputs, upstream_n, log_normaliser_n, grad_nv, grad_bias_bv, *sizes,
+            grad_nv.stride(0), _stride(grad_bias_bv), *self._factors, BIAS_TRAINS=bias_trains, **self._settings)
         return grad_nv, grad_bias_bv
 
     def add_product(
@@ -292,9 +292,10 @@ class _Launcher:
         rescale_m, factor_bm = (None, None) if shift is None else shift
         right_kd = _rows_without_gaps(right_kd)
         grid = (triton.cdiv(len(sum_md), blocks.rows) * triton.cdiv(sum_md.shape[1], blocks.columns),)
-        product_kernel[grid](
-            left_mk, right_kd, sum_md, factor_bm, rescale_m, len(sum_md), len(right_kd), sum_md.shape[1],
-            left_mk.stride(0), left_mk.stride(1), right_kd.stride(0), sum_md.stride(0), _stride(factor_bm),
+        _launch(
+            product_kernel, grid, left_mk, right_kd, sum_md, factor_bm, rescale_m,
+            len(sum_md), len(right_kd), sum_md.shape[1], left_mk.stride(0), left_mk.stride(1), right_kd.stride(0),
+            sum_md.stride(0), _stride(factor_bm),
             SHIFTED=shift is not None, FACTOR_WIDTH=blocks.entries, BLOCK_M=blocks.rows, BLOCK_D=blocks.columns,
             BLOCK_K=blocks.inner, GROUP=blocks.group, num_warps=blocks.warps, num_stages=blocks.stages)
 
@@ -307,6 +308,11 @@ class _Launcher:
         sizes = (len(hidden_nD), *weight_vD.shape, vocab.start, hidden_nD.stride(0), weight_vD.stride(0))
         n_blocks = (triton.cdiv(len(hidden_nD), self._blocks.tokens), triton.cdiv(len(weight_vD), self._blocks.entries))
         return (hidden_nD, weight_vD, bias_v, self._targets_N[tokens]), sizes, n_blocks, (math.prod(n_blocks),)
+
+
+def _launch(kernel: Any, grid: tuple[int], *arguments: Any, **settings: Any) -> None:
+    """Start a kernel. Type checkers see the signature of its Python function, not what Triton adds to it."""
+    kernel[grid](*arguments, **settings)
 
 
 def _rows_without_gaps(matrix: torch.Tensor) -> torch.Tensor:

@@ -98,13 +98,15 @@ def statistics_kernel(
     tl.store(target_logit_ptr + tokens_n, found_n, mask=in_tokens_n & is_here_n)
 
     # A block of nothing but -inf (masked entries) has no power; the lowest one keeps it from giving nan.
-    power_n = tl.maximum(tl.ceil(tl.max(logits_nv, 1) * 1.4426950408889634), LOWEST_POWER)
+    log2_n = tl.max(logits_nv, 1) * 1.4426950408889634  # pyright: ignore[reportOperatorIssue]
+    power_n = tl.maximum(tl.ceil(log2_n), LOWEST_POWER)
     exp_nv = tl.exp((logits_nv - (power_n * LN2_HIGH)[:, None]) - (power_n * LN2_LOW)[:, None])
     partial_n = vocab_block.to(tl.int64) * partial_stride + tokens_n
     tl.store(power_ptr + partial_n, power_n, mask=in_tokens_n)
     tl.store(sum_ptr + partial_n, tl.sum(exp_nv, 1), mask=in_tokens_n)
     if KEEP_EXP:
-        exp_nv *= slope_nv * LIFT
+        exp_nv *= slope_nv
+        exp_nv *= LIFT
         inside_nv = in_tokens_n[:, None] & (entries_v < n_entries)[None, :]
         offset_nv = tl.arange(0, BLOCK_N)[:, None] * exp_stride + entries_v[None, :]
         exp_ptr += token_start.to(tl.int64) * exp_stride

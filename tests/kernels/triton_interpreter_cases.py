@@ -1,7 +1,7 @@
 """Run by `test_logprobs_triton_interpreter.py`, with TRITON_INTERPRET=1 set before Triton is imported.
 
 The interpreter computes wrong numbers for bfloat16, so float32 and float16 stand for it. It checks no bounds either:
-every buffer a kernel writes to, and every input it reads, lies amid nan.
+every buffer a kernel writes to lies amid numbers that must not change, and what it reads lies amid nan.
 """
 
 import functools
@@ -23,31 +23,34 @@ HEADS = {
 }
 BLOCKS = Blocks(tokens=16, entries=32, depth=32, rows=16, columns=32, inner=16, warps=4, stages=2, group=2)
 MARGIN = 40
+FENCE = -77.0
 
 
 @pytest.fixture(autouse=True)
 def guarded(monkeypatch):
-    """Lay every buffer of the launcher amid nan, and look after the test whether it is still there."""
+    """Lay every buffer of the launcher, full of nan, amid a number, and see after the test if that still stands."""
     surroundings = []
 
     def empty(self, *shape, dtype=torch.float32):
-        around = torch.full([size + 2 * MARGIN for size in shape], math.nan, dtype=dtype)
+        around = torch.full([size + 2 * MARGIN for size in shape], FENCE, dtype=dtype)
         surroundings.append((around, shape))
-        return around[tuple(slice(MARGIN, MARGIN + size) for size in shape)]
+        return inner(around, shape).fill_(math.nan)
 
     monkeypatch.setattr(logprobs_triton._Launcher, "empty", empty)
     yield
     for around, shape in surroundings:
-        inner = tuple(slice(MARGIN, MARGIN + size) for size in shape)
-        around[inner] = math.nan
-        assert around.isnan().all(), f"a kernel wrote outside a buffer of {shape}"
+        inner(around, shape).fill_(FENCE)
+        assert around.eq(FENCE).all(), f"a kernel wrote outside a buffer of {shape}"
 
 
 def amid_nan(tensor):
     """The same numbers with nan around them; a matrix keeps nan behind each row too."""
     around = tensor.new_full([size + 2 * MARGIN for size in tensor.shape], math.nan)
-    view = around[tuple(slice(MARGIN, MARGIN + size) for size in tensor.shape)]
-    return view.copy_(tensor)
+    return inner(around, tensor.shape).copy_(tensor)
+
+
+def inner(around, shape):
+    return around[tuple(slice(MARGIN, MARGIN + size) for size in shape)]
 
 
 @dataclass(frozen=True)
