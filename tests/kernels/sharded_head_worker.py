@@ -77,14 +77,15 @@ def check(rank: int, seen: dict[str, float]) -> None:
         whole = run(rank, function, head(vocab, biased).requires_grad_(trains), n_tokens[rank])
         name = f"V={vocab} bias={biased} trains={trains} N={n_tokens}"
         seen[name] = difference(ours, whole)
-    for unit in (False, True):
+    # Resharded after the forward (accelerate's default), the root's weight is gathered anew before the backward.
+    for unit, resharded in ((False, False), (False, True), (True, True)):
         scorer = Scorer(head(13, True))
         scorer.head_is_a_unit = unit
         if unit:
-            fully_shard(scorer.linear)
-        fully_shard(scorer)
+            fully_shard(scorer.linear, reshard_after_forward=resharded)
+        fully_shard(scorer, reshard_after_forward=resharded)
         ours = run(rank, lambda h, _, t, scorer=scorer: scorer(h, t), scorer.linear, 7 + rank)
-        seen[f"root forward, head a unit of its own: {unit}"] = difference(
+        seen[f"root forward, head a unit of its own: {unit}, resharded: {resharded}"] = difference(
             ours, run(rank, function, head(13, True), 7 + rank))
 
 

@@ -33,7 +33,7 @@ def test_two_processes_give_the_logprobs_and_the_averaged_gradients_of_the_whole
     errors = [worker.communicate(timeout=240)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], "\n".join(errors)
     lines = [line.split("\t") for line in out.read_text().splitlines()]
-    assert len(lines) == 26
+    assert len(lines) == 27
     assert {name: value for value, name in lines if not float(value) < 1e-6} == {}
 
 
