@@ -120,9 +120,9 @@ def flatness(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def load(folder: Path) -> list[Record]:
-    """All results that have been begun, by model and cell."""
+    """All results that have been begun, by model and cell; other files of the folder are left alone."""
     records = [read_json(path) for path in folder.glob("*.json")]
-    return sorted((record for record in records if record["runs"]),
+    return sorted((record for record in records if record.get("runs")),
                   key=lambda record: (record["model"], record["cell"]["name"]))
 
 
