@@ -16,7 +16,7 @@ from transformers.trainer_utils import EvalPrediction, TrainOutput
 from lpo.chat import load_chat_template
 from lpo.errors import ConfigError
 from lpo.kernels import TreeBackend
-from lpo.packing import Budget, PackedTree, packed_tokens, sharing
+from lpo.packing import Budget, PackedTree, Sharing, packed_tokens, sharing
 from lpo.records import RejectedRow
 from lpo.trainers import checkpoints, policy, reference
 from lpo.trainers.batches import Batch, Packing, Piece, RowCollator, TreeCollator, Unit, UnitDataset
@@ -45,9 +45,9 @@ class StepDPOTrainer(MeasuringTrainer):
     """Trains on `prompt`, `prefix`, `chosen`, `rejected`; TRL's plain and conversational columns train as they are.
 
     By default the pairs of one group (one document) are packed into a token tree and every distinct token is computed
-    once, with the gradients of row-by-row computation. The loss of an optimiser step is the mean over all its pairs,
-    however they fall into trees, micro-batches and processes. Rows that cannot be used are in `rejected_rows`, each
-    with a reason; none is cut. Nothing is sent anywhere: TRL's start-up ping is off.
+    once, with the gradients of row-by-row computation; `sharing` counts both. The loss of an optimiser step is the
+    mean over all its pairs, however they fall into trees, micro-batches and processes. Rows that cannot be used are in
+    `rejected_rows`, each with a reason; none is cut. Nothing is sent anywhere: TRL's start-up ping is off.
 
     Args:
         model: A causal language model, its name, or a PeftModel whose adapter starts at zero.
@@ -102,6 +102,7 @@ class StepDPOTrainer(MeasuringTrainer):
             Tokeniser(processing_class, template, _longest_row(args, policy.base_of(model))), self.packing,
             args.max_pack_tokens if args.oversized == Oversized.REJECT else None)
         self.rejected_rows: list[RejectedRow] = []
+        self.sharing: Sharing | None = None
         self._pair_metrics = {"train": PairMetrics(), "eval": PairMetrics()}
         self._nonfinite = NonFiniteGuard(args.max_nonfinite_steps)
         train_units = self._tokenise(train_dataset, "train row") if train_dataset is not None else None
@@ -158,8 +159,9 @@ class StepDPOTrainer(MeasuringTrainer):
         parts = _parts(*datasets)
         groups = [unit.group for part in parts for unit in part]
         if groups:
-            shared = sharing(groups)
-            log.info("%d row tokens, %d of them distinct: each is computed once, %.2f x fewer", *shared, shared.ratio)
+            self.sharing = sharing(groups)
+            log.info("%d row tokens, %d of them distinct: each is computed once, %.2f x fewer", *self.sharing,
+                     self.sharing.ratio)
         largest = max(map(packed_tokens, groups), default=None)
         return TreeCollator(Budget(tokens=args.max_pack_tokens or largest),
                             depth_first=args.oversized == Oversized.DEPTH_FIRST)

@@ -124,6 +124,9 @@ def train(config: RunConfig, prompts: Sequence[Prompt], directory: RunDirectory,
     )
     trainer.remove_callback(PrinterCallback)  # the progress line says it; metrics.jsonl has every figure
     _replace_rejected(directory, trainer.rejected_rows)
+    if trainer.sharing is not None:
+        reporter.say(f"{trainer.sharing.row_tokens:,} tokens in all rows, {trainer.sharing.packed_tokens:,} of them "
+                     f"distinct: each is computed once ({trainer.sharing.ratio:.2f}x fewer)")
     initial = _snapshot(trainer.model)
     checkpoint = latest_complete(directory / "train")
     if checkpoint is not None:

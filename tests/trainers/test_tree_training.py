@@ -93,7 +93,9 @@ def test_three_steps_on_trees_equal_rows_and_trl(tmp_path, tiny_model, tiny_toke
               config_type=DPOConfig)
     assert_equal(tree, as_rows)
     assert_equal(tree, trl, names=("loss", "grad_norm", "rewards/margins", "logps/chosen"))
-    assert tree[0].state.log_history[0]["tree/sharing"] > 2
+    shared = tree[0].sharing
+    assert tree[0].state.log_history[0]["tree/sharing"] == pytest.approx(shared.ratio) and shared.ratio > 2
+    assert shared.row_tokens == tree[0].state.log_history[0]["num_tokens"] and as_rows[0].sharing is None
 
 
 @pytest.mark.parametrize("settings", [
