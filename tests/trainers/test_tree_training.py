@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
+from gradients import Gradients, relative
 from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
@@ -40,15 +41,6 @@ ODD = [
 ]
 
 
-class Gradients(TrainerCallback):
-    def __init__(self):
-        self.steps = []
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        named = kwargs["model"].named_parameters()
-        self.steps.append(torch.cat([p.grad.flatten().clone() for _, p in named if p.grad is not None]))
-
-
 def run(folder, model, tokenizer, rows, *, trainer_type=StepDPOTrainer, config_type=StepDPOConfig, adapter=False,
         trainer_arguments=None, **settings):
     gradients = Gradients()
@@ -64,10 +56,6 @@ def run(folder, model, tokenizer, rows, *, trainer_type=StepDPOTrainer, config_t
     trainer.train()
     weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad])
     return trainer, gradients.steps, weights
-
-
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
 
 
 def assert_equal(ours, theirs, names=("loss", "grad_norm", "rewards/margins", "logps/chosen", "kl", "num_tokens")):

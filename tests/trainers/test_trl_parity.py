@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
+from gradients import Gradients, relative
 from peft import LoraConfig
-from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from lpo.trainers import StepDPOConfig, StepDPOTrainer
@@ -28,19 +28,6 @@ CONVERSATIONS = [
     for row in PLAIN
 ]
 IMPLICIT = [{name: row["prompt"] + row[name] for name in ("chosen", "rejected")} for row in CONVERSATIONS]
-
-
-class Gradients(TrainerCallback):
-    def __init__(self):
-        self.steps = []
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        named = kwargs["model"].named_parameters()
-        self.steps.append(torch.cat([p.grad.flatten().clone() for _, p in named if p.grad is not None]))
-
-
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
 
 
 def train(trainer_type, config_type, folder, model, tokenizer, rows, peft_config, **settings):
