@@ -28,7 +28,8 @@ trainer = StepDPOTrainer(
     model=resolve_model(options.model),
     args=StepDPOConfig(
         output_dir=str(options.output), num_train_epochs=options.epochs, learning_rate=1e-4, beta=0.1, seed=0,
-        per_device_train_batch_size=1, gradient_accumulation_steps=2, logging_steps=1, save_steps=10,
+        per_device_train_batch_size=1, gradient_accumulation_steps=2,  # two documents a step, each with all its pairs
+        logging_steps=1, save_steps=10,
         chat_template=options.chat_template,
     ),
     train_dataset=read_jsonl(options.data),
