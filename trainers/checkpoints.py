@@ -10,7 +10,9 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lpo.errors import DataError
 from lpo.storage import read_json, sync_folder, write_json
@@ -104,7 +106,11 @@ def checkpoint_to_resume(resume: str | bool | None, output_dir: Path) -> Path | 
     return checkpoint
 
 
-def last_logged(checkpoint: Path, name: str) -> int:
-    """A count that the training of a checkpoint logged last; 0 if it never did."""
-    history = read_json(checkpoint / "trainer_state.json")["log_history"]
+def last_logged(history: Sequence[Mapping[str, Any]], name: str) -> int:
+    """A count that a training logged last; 0 if it never did."""
     return next((logs[name] for logs in reversed(history) if name in logs), 0)
+
+
+def logged_until(checkpoint: Path) -> list[dict[str, Any]]:
+    """What the training of a checkpoint had logged."""
+    return read_json(checkpoint / "trainer_state.json")["log_history"]

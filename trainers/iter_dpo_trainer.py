@@ -9,8 +9,9 @@ from torch.utils.data import Dataset
 
 from lpo.errors import ConfigError, NothingLeftError
 from lpo.trainers.iter_dpo_config import IterDPOConfig
-from lpo.trainers.iter_rows import expand_rows, reasons
+from lpo.trainers.iter_rows import expand_rows
 from lpo.trainers.step_dpo_trainer import StepDPOTrainer
+from lpo.trainers.tokenise import reasons
 
 log = logging.getLogger(__name__)
 

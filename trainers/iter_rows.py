@@ -7,7 +7,6 @@ between the steps of a search tree, so that the joined segments are the answer, 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -191,12 +190,6 @@ def n_glued(segments: Sequence[str]) -> int:
     texts = [text for text in segments if text]
     return sum(not before[-1].isspace() and after[0].isascii() and after[0].isalnum()
                for before, after in pairwise(texts))
-
-
-def reasons(rejected: Iterable[RejectedRow]) -> str:
-    """Counts of rejected rows by reason, in words."""
-    counts = Counter(row.reason.value for row in rejected)
-    return ", ".join(f"{count} x {reason}" for reason, count in counts.most_common())
 
 
 def _texts(value: Any, name: str, row_id: str) -> list[str]:

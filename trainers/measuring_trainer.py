@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lpo.trainers.checkpoint_saving import CheckpointingTrainer
+from lpo.trainers.checkpoints import last_logged
 from lpo.trainers.metric_sums import PairMetrics
 from lpo.trainers.nonfinite import NonFiniteGuard
 from lpo.trainers.predictions import by_pair
@@ -23,13 +24,10 @@ class MeasuringTrainer(CheckpointingTrainer):
             averages = self._pair_metrics["train"].drain(self.accelerator)
             averages.pop("mean_loss", None)  # the trainer's own `loss` says it
             tokens = self._pair_metrics["train"].drain_tokens(self.accelerator)
-            logs |= averages | {"num_tokens": int(self._last_logged("num_tokens")) + tokens}
+            logs |= averages | {"num_tokens": last_logged(self.state.log_history, "num_tokens") + tokens}
             if self._nonfinite.skipped:
                 logs["nonfinite_steps"] = self._nonfinite.skipped
         super().log(logs, start_time)
-
-    def _last_logged(self, name: str) -> float:
-        return next((past[name] for past in reversed(self.state.log_history) if name in past), 0)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """As the base class, with our metrics: they can choose the best checkpoint and stop early."""

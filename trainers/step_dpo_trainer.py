@@ -360,7 +360,8 @@ class StepDPOTrainer(MeasuringTrainer):
             reference.pin_reference(output_dir, key.weights, resumed_from=checkpoint, write=self.args.should_save)
             if self.args.precompute_ref_log_probs:  # pyright: ignore[reportAttributeAccessIssue]
                 self._precompute_reference(key)
-        self._nonfinite.skipped = checkpoints.last_logged(checkpoint, "nonfinite_steps") if checkpoint else 0
+        history = checkpoints.logged_until(checkpoint) if checkpoint else []
+        self._nonfinite.skipped = checkpoints.last_logged(history, "nonfinite_steps")
         return super().train(str(checkpoint) if checkpoint else None, trial, ignore_keys_for_eval)
 
     def _reference_key(self) -> ReferenceKey:

@@ -24,6 +24,12 @@ from lpo.storage import clean_values
 from lpo.trainers.columns import read_pair
 
 
+def reasons(rejected: Iterable[RejectedRow]) -> str:
+    """Counts of rejected rows by reason, in words."""
+    counts = Counter(row.reason.value for row in rejected)
+    return ", ".join(f"{count} x {reason}" for reason, count in counts.most_common())
+
+
 @dataclass(frozen=True)
 class TokenisedSide:
     """One row of a batch.
@@ -77,8 +83,7 @@ class TokenisedRows:
 
     def reasons(self) -> str:
         """Counts of rejected rows by reason, in words."""
-        counts = Counter(row.reason.value for row in self.rejected)
-        return ", ".join(f"{count} x {reason}" for reason, count in counts.most_common())
+        return reasons(self.rejected)
 
 
 @dataclass(frozen=True)
