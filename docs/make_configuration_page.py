@@ -8,11 +8,15 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from lpo import config
+from lpo import build_config, config, config_base
 
 SECTIONS = {
     "": config.RunConfig, "prompts": config.PromptsConfig, "policy": config.ModelConfig, "judge": config.JudgeConfig,
-    "build": config.BuildConfig, "build.reward": config.RewardConfig, "train": config.TrainConfig,
+    "build": build_config.BuildConfig, "build.reward": build_config.RewardConfig,
+    "build.search": build_config.SearchConfig, "build.plan": build_config.PlanConfig,
+    "build.memory": build_config.MemoryConfig, "build.critique": build_config.CritiqueConfig,
+    "build.pairs": build_config.PairsConfig, "build.outcome": build_config.OutcomeConfig,
+    "build.mix": build_config.MixConfig, "build.budget": build_config.BudgetConfig, "train": config.TrainConfig,
     "train.peft": config.PeftConfig, "eval": config.EvalConfig,
     "policy.sampling": config.SamplingConfig, "policy.prices": config.Prices,
 }
@@ -29,7 +33,7 @@ configuration: name the environment variable that holds them (`api_key_env`).
 def field_docs(section: type[BaseModel]) -> dict[str, str]:
     """The text under each field, also of the sections it extends."""
     docs: dict[str, str] = {}
-    for cls in reversed([c for c in section.__mro__ if issubclass(c, config.Section) and c is not config.Section]):
+    for cls in reversed([c for c in section.__mro__ if issubclass(c, config_base.Section) and c is not config_base.Section]):
         body = ast.parse(inspect.getsource(cls)).body[0].body
         for statement, following in itertools.pairwise(body):
             if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr) \
@@ -41,7 +45,7 @@ def field_docs(section: type[BaseModel]) -> dict[str, str]:
 def kind(annotation: object) -> str:
     """A type as a reader writes it."""
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    for name in ("typing.", "lpo.config.", "<class '", "'>"):
+    for name in ("typing.", "lpo.config.", "lpo.build_config.", "lpo.config_base.", "<class '", "'>"):
         text = text.replace(name, "")
     return text.replace("NoneType", "None").replace("|", "\\|")
 

@@ -15,27 +15,13 @@ from typing import Annotated, Any, Literal, cast
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from lpo.build_config import BuildConfig
+from lpo.config_base import Fraction, SamplingConfig, Section, SectionOfKinds
 from lpo.errors import ConfigError
 
 EXAMPLE = "see configs/quickstart.yaml for a working example"
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, unknown keys refused. The text under a field is its documentation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class PromptsConfig(Section):
@@ -56,19 +42,6 @@ class PromptsConfig(Section):
     of a conversation."""
 
 
-class SamplingConfig(Section):
-    """How text is drawn."""
-
-    temperature: float = Field(default=0.7, ge=0)
-    """0 takes the most probable token."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """Smallest set of tokens with this much probability; 1 keeps all."""
-    top_k: int = Field(default=0, ge=0)
-    """0 keeps all tokens."""
-    repetition_penalty: float = Field(default=1.0, gt=0)
-    """As in transformers; 1 is off."""
-
-
 class Prices(Section):
     """Prices per million tokens, in one currency of your choice."""
 
@@ -79,13 +52,14 @@ class Prices(Section):
 
 
 _OTHER_BACKEND = {
-    "transformers": {"base_url", "endpoint", "api_key_env", "api", "max_concurrency", "timeout", "deadline", "prices"},
+    "transformers": {"base_url", "endpoint", "api_key_env", "api", "max_concurrency", "timeout", "deadline", "prices",
+                     "one_call_for_siblings"},
     "openai": {"chat_template", "dtype", "device", "batch_size", "trust_remote_code"},
 }
 """Settings that belong to the other back end alone."""
 
 
-class ModelConfig(Section):
+class ModelConfig(SectionOfKinds):
     """A language model and the back end that runs it."""
 
     backend: Literal["transformers", "openai"] = "transformers"
@@ -115,6 +89,9 @@ class ModelConfig(Section):
     continues the final message (vLLM, SGLang)."""
     max_concurrency: int = Field(default=32, gt=0)
     """Calls in flight at once."""
+    one_call_for_siblings: bool = True
+    """Draw the candidates of one step in one call (`n` of the protocol), so that the server reads their prefix once
+    and it is paid once. Some vendors refuse `n` above 1: turn it off there. `openai` only."""
     timeout: float = Field(default=300.0, gt=0)
     """Seconds for one attempt."""
     deadline: float = Field(default=1800.0, gt=0)
@@ -135,19 +112,10 @@ class ModelConfig(Section):
         return _OTHER_BACKEND[self.backend]
 
     @model_validator(mode="after")
-    def _every_setting_is_read(self) -> ModelConfig:
+    def _server_has_an_address(self) -> ModelConfig:
         if self.backend == "openai" and not self.base_url:
             raise ValueError("backend 'openai' needs base_url")
-        stray = sorted(self.model_fields_set & self.meaningless)
-        if stray:
-            raise ValueError(f"{self.kind} has no {', '.join(stray)}")
         return self
-
-    @model_serializer(mode="wrap")
-    def _meaningful_alone(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What is stored can be read again."""
-        values = cast(dict[str, Any], handler(self))
-        return {name: value for name, value in values.items() if name not in self.meaningless}
 
 
 class JudgeConfig(ModelConfig):
@@ -170,50 +138,6 @@ class JudgeConfig(ModelConfig):
     def meaningless(self) -> set[str]:
         """Only a `json` judge writes anything."""
         return super().meaningless | (set() if self.method == "json" else {"max_tokens", "sampling"})
-
-
-class RewardConfig(Section):
-    """Weights of the scorers; each score is put on 0–1 first. A weight of 0 leaves a scorer out."""
-
-    judge: float = Field(default=1.0, ge=0)
-    """The judge's grade."""
-    length: float = Field(default=0.0, ge=0)
-    """S_l of the text so far, against the share of the target its depth should have reached."""
-    repetition: float = Field(default=0.0, ge=0)
-    """One minus the share of repeated n-grams."""
-
-    @model_validator(mode="after")
-    def _something_counts(self) -> RewardConfig:
-        if not (self.judge or self.length or self.repetition):
-            raise ValueError("at least one scorer needs a weight above zero")
-        return self
-
-
-class BuildConfig(Section):
-    """How preference pairs are built."""
-
-    method: Literal["longdpo"] = "longdpo"
-    """`longdpo`: layers of sibling steps, the best one continued."""
-    branching: int = Field(default=4, ge=2)
-    """Candidates per layer (K)."""
-    depth: int = Field(default=4, ge=1)
-    """Layers at most."""
-    step_tokens: int = Field(default=2048, ge=8)
-    """Token budget of a step."""
-    boundary: Literal["sentence", "tokens"] = "sentence"
-    """Cut a step at the last paragraph or sentence end within the budget, or exactly at the budget."""
-    min_margin: float = Field(default=0.01, gt=0)
-    """Smallest difference of scores (0–1) that makes a pair."""
-    rejected: Literal["random", "worst"] = "random"
-    """Which sibling is rejected: any (the paper) or the lowest-scored."""
-    max_unscored: Fraction = 0.2
-    """Stop when a larger share of judgements has no score."""
-    stability_check: bool = True
-    """Judge the first layer's candidates once more under a reworded rubric and report how stable the ranking is."""
-    concurrency: int = Field(default=32, gt=0)
-    """Prompts worked on at once."""
-    reward: RewardConfig = RewardConfig()
-    """What a candidate is scored by."""
 
 
 class PeftConfig(Section):
@@ -285,9 +209,20 @@ class RunConfig(Section):
     policy: ModelConfig = ModelConfig()
     judge: JudgeConfig | None = None
     """None: the policy judges by expected grade."""
+    critic: ModelConfig | None = None
+    """The model that writes critiques (`build.critique.by: critic`)."""
     build: BuildConfig = BuildConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _critic_is_used(self) -> RunConfig:
+        asked = self.build.method == "longdpo" and self.build.critique.enabled and self.build.critique.by == "critic"
+        if asked and self.critic is None:
+            raise ValueError("build.critique.by is 'critic', but there is no section critic")
+        if self.critic is not None and not asked:
+            raise ValueError("the section critic is not used: set build.critique.by to 'critic'")
+        return self
 
     @property
     def run_dir(self) -> Path:

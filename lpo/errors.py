@@ -1,6 +1,12 @@
 """Every error a user can meet: one line of cause, where it is, one line of mend, and the exit code it leads to."""
 
+from __future__ import annotations
+
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lpo.records import Usage
 
 
 class ExitCode(IntEnum):
@@ -19,6 +25,8 @@ class ExitCode(IntEnum):
     """A model or a server could not be used."""
     UNSOUND = 6
     """A self-check failed: going on would have produced wrong numbers."""
+    BUDGET = 7
+    """The budget is spent; raise it and run the same command again."""
     INTERRUPTED = 130
 
 
@@ -80,13 +88,34 @@ class RunLockedError(LpoError):
 
 
 class BackendError(LpoError):
-    """A model or a server could not be used: it is missing, refuses the key, or keeps failing."""
+    """A model or a server could not be used: it is missing, refuses the key, or keeps failing.
+
+    Attributes:
+        usage: What the call took where that is known; None counts as one call.
+    """
 
     exit_code = ExitCode.BACKEND
+    usage: Usage | None = None
 
 
 class RequestRejectedError(BackendError):
     """The server refuses this one request (too long, malformed, filtered): other rows are not affected."""
+
+
+class NotCalledError(LpoError):
+    """A call was not made, and nothing was paid: the user stopped the run, or its budget is spent."""
+
+
+class StoppedError(NotCalledError):
+    """The user asked the run to stop: calls in flight were finished and stored, no new one was made."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+class BudgetSpentError(NotCalledError):
+    """The budget is spent: calls in flight were finished and stored, no new one was made."""
+
+    exit_code = ExitCode.BUDGET
 
 
 class UnsoundError(LpoError):

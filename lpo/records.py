@@ -116,11 +116,79 @@ class Usage(Record):
         )
 
 
+class Fact(Record):
+    """A statement that an answer has made."""
+
+    id: str
+    """The node it was taken from and its number there: `0.2#1`."""
+    node: str
+    text: str
+    """Atomic and understood by itself."""
+
+
+class Veto(Record):
+    """A contradiction between a candidate and a fact."""
+
+    fact: str
+    """Id of the fact."""
+    statement: str
+    """Its text."""
+    quote: str
+    """The words of the candidate that contradict it."""
+    explanation: str = ""
+
+
+class Critique(Record):
+    """What a critic says of a step, shown beside a sibling that is better by one principle."""
+
+    principle: str
+    better: str
+    """Id of that sibling."""
+    analysis: str
+    relevant: str
+    """The words of the step it is about."""
+    suggestion: str
+    confidence: float
+    """1 to 5, as the critic says."""
+    used: bool = False
+    """Was the suggestion shown to the policy?"""
+
+
+class RefinementOutcome(StrEnum):
+    """What became of the attempt to refine a step."""
+
+    ACCEPTED = "accepted"
+    NOT_BETTER = "not_better"
+    UNSCORED = "unscored"
+    """The judge gave the rewritten step no score."""
+    VETOED = "vetoed"
+    """The rewritten step contradicts a fact."""
+    EQUAL = "equal"
+    """It is empty, or equals a candidate that was there already."""
+    REQUEST_REJECTED = "request_rejected"
+    NO_BETTER_SIBLING = "no_better_sibling"
+    """No sibling is better by any principle: nothing to show the critic."""
+    NO_CRITIQUE = "no_critique"
+    """The critic gave no usable reply."""
+
+
+class Refinement(Record):
+    """The attempt to refine a step."""
+
+    outcome: RefinementOutcome
+    critiques: tuple[Critique, ...] = ()
+    node: str | None = None
+    """Id of the rewritten step, a sibling; None when there is none."""
+    failed: tuple[str, ...] = ()
+    """Why critiques could not be used."""
+
+
 class SearchNode(Record):
     """One candidate step of a search tree; the root is the empty text."""
 
     id: str
-    """Path from the root: `0` is the root, `0.2` its third child, `0.2.1` that one's second child."""
+    """Path from the root: `0` is the root, `0.2` its third child, `0.2.1` that one's second child; a rewritten step
+    is named after the one it was made from: `0.2r`."""
     parent: str | None
     depth: int
     """0 for the root, 1 for first steps."""
@@ -132,11 +200,64 @@ class SearchNode(Record):
     """Tokens sampled, before the cut at a sentence end; None when the server gives no log-probabilities."""
     mean_logprob: float | None = None
     """Mean log-probability of the sampled tokens, in nats."""
+    prior: float | None = None
+    """exp(mean_logprob), normalised over the siblings; None when one of them has no log-probabilities."""
     judgement: Judgement | None = None
-    role: Literal["root", "chosen", "rejected", "unused"] = "unused"
-    """What became of the node in its layer's pair."""
+    visits: int = 0
+    """Paths that went through the node."""
+    value: float | None = None
+    """Mean score that these paths were back-propagated with; None before a scored one went through."""
+    facts: tuple[Fact, ...] = ()
+    """What the step states; extracted once a path goes on from it."""
+    vetoes: tuple[Veto, ...] = ()
+    """Facts of earlier steps that it contradicts."""
+    failures: dict[str, str] = Field(default_factory=dict[str, str])
+    """Model calls about this node that gave nothing usable: `facts` or `check`, and why."""
+    refines: str | None = None
+    """Id of the sibling it is a rewritten version of."""
+    refinement: Refinement | None = None
+    """The attempt to refine this node."""
+    role: Literal["root", "chosen", "rejected", "both", "unused"] = "unused"
+    """What became of the node in its layer's pairs."""
     note: str | None = None
     """Why the node was set aside (`duplicate of 0.1`, `empty`, ...)."""
+
+    @property
+    def score(self) -> float | None:
+        """The node's own score on 0–1; None when it has none."""
+        return self.judgement.overall if self.judgement is not None else None
+
+    @property
+    def replaced(self) -> bool:
+        """Was it refined, so that the search goes on from the rewritten step instead?"""
+        return self.refinement is not None and self.refinement.outcome is RefinementOutcome.ACCEPTED
+
+
+class Rollout(Record):
+    """The rest of an answer, written in one go to see where a path leads."""
+
+    text: str
+    ends: bool
+    judgement: Judgement | None = None
+    """Of the whole answer."""
+
+
+class SearchPath(Record):
+    """One walk of the search, from the root to the end."""
+
+    nodes: tuple[str, ...]
+    """Ids, the root first."""
+    value: float | None
+    """What was back-propagated: the score of its last step, or of the rollout; None when that has no score."""
+    rollout: Rollout | None = None
+
+
+class PlannedSection(Record):
+    """A section of the plan an answer is written by."""
+
+    title: str
+    words: int | None = None
+    """Its share of the length asked for."""
 
 
 class SearchTree(Record):
@@ -147,6 +268,9 @@ class SearchTree(Record):
     method: str
     seed: int
     nodes: tuple[SearchNode, ...]
+    paths: tuple[SearchPath, ...] = ()
+    plan: tuple[PlannedSection, ...] = ()
+    """The sections its layers are; empty when steps end by other rules."""
 
 
 class PairScores(Record):
@@ -189,6 +313,12 @@ class Reason(StrEnum):
     """The same prompt stands earlier in the file."""
     EMPTY = "empty"
     TOO_FEW_CANDIDATES = "too_few_candidates"
+    VETOED = "vetoed"
+    """Every candidate contradicts what the answer has stated."""
+    NO_VETO = "no_veto"
+    """The rule wants a vetoed sibling, and there is none."""
+    OFF_PATH = "off_path"
+    """The layer does not lie on the path that pairs are taken from."""
     UNSCORED = "unscored"
     REQUEST_REJECTED = "request_rejected"
     TOO_LONG = "too_long"

@@ -1,32 +1,61 @@
-"""What every pair builder gives back."""
+"""What a pair builder is given and what it gives back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
-from lpo.records import PreferencePair, Prompt, RejectedRow, SearchTree
+from lpo.config_base import SamplingConfig
+from lpo.llm.asking import Dialect
+from lpo.llm.base import LLM
+from lpo.records import Prompt, SearchTree
+from lpo.reward import Scorer
+from lpo.templates import Templates
 
 
 @dataclass(frozen=True)
-class BuildResult:
-    """What was built from one prompt. Every layer that was expanded gave one pair or one rejected row.
+class BuilderModels:
+    """The models of a build and how they are addressed.
 
     Args:
-        trees: Everything the search saw.
-        pairs: The pairs it gave.
-        rejected: Why the other layers gave none.
+        policy: Writes the candidates.
+        sampling: How candidates are drawn (`policy.sampling`).
+        scorer: Ranks candidates.
+        judge: Extracts facts, checks for contradictions; the critic too, unless another is named.
+        critic: Writes critiques: the judge, the policy or a model of its own.
+        dialect: How judge and critic are addressed.
+        templates: The prompts for them.
     """
 
-    trees: tuple[SearchTree, ...]
-    pairs: tuple[PreferencePair, ...]
-    rejected: tuple[RejectedRow, ...]
+    policy: LLM
+    sampling: SamplingConfig
+    scorer: Scorer
+    judge: LLM
+    critic: LLM
+    dialect: Dialect
+    templates: Templates
+
+
+class BuildEvent(StrEnum):
+    """What a builder tells while it works, for a person to follow."""
+
+    LAYER = "layer"
+    """A layer of siblings was written and judged."""
+    PATH = "path"
+    """A walk of the search ended and was back-propagated."""
+    VETO = "veto"
+    """A candidate contradicts a fact."""
+    REFINED = "refined"
+    """A rewritten step was accepted."""
+    NOT_REFINED = "not_refined"
+    """A weak step stays as it was."""
 
 
 class PairBuilder(Protocol):
-    """Builds preference pairs from one prompt."""
+    """Searches for one prompt. Which pairs a tree gives is decided afterwards (`derive_pairs`)."""
 
-    async def build(self, prompt: Prompt, *, seed: int) -> BuildResult:
+    async def build(self, prompt: Prompt, *, seed: int) -> SearchTree:
         """Build.
 
         Args:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lpo.config import JudgeConfig, RewardConfig
+from lpo.build_config import RewardConfig
+from lpo.config import JudgeConfig
 from lpo.errors import ConfigError
 from lpo.llm.base import LLM
 from lpo.reward.base import Scorer

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 
 from lpo.config import SamplingConfig
-from lpo.errors import RequestRejectedError
-from lpo.llm.base import LLM, Completion, Context, Finish, Request, Sampling
+from lpo.llm.asking import KEPT_REPLY, NoReplyError, ask
+from lpo.llm.base import LLM, Context, Request, Sampling
 from lpo.records import Judgement, Message, fingerprint
 from lpo.reward.base import Draft, Principle, Unscored, expected_grade, grade_to_unit
 from lpo.reward.json_reply import JSON_SCHEMA, NotAVerdict, read_verdict
 from lpo.templates import Templates, fence
-
-KEPT_REPLY = 2000
-"""Characters of an unusable reply that are kept, to show what went wrong."""
 
 
 class JsonJudge:
@@ -49,15 +45,10 @@ class JsonJudge:
     async def _score(self, draft: Draft) -> Judgement:
         if not draft.so_far.strip():
             return self._unscored(Unscored.EMPTY)
-        request = self.request(draft)
         try:
-            reply = await self._llm.generate(request)
-            if reply.finish is Finish.LENGTH:
-                roomier = replace(request.sampling, max_tokens=2 * request.sampling.max_tokens)
-                reply = await self._llm.generate(replace(request, sampling=roomier))
-        except RequestRejectedError as error:
-            return self._unscored(Unscored.REQUEST_REJECTED, cause=error.cause)
-        return self._judge(reply)
+            return self._judge(await ask(self._llm, self.request(draft)))
+        except NoReplyError as error:
+            return self._unscored(Unscored(error.reason.value), cause=error.detail, reply=error.reply)
 
     def request(self, draft: Draft) -> Request:
         """The judge's request for one draft; its seed is a hash of what is asked, so equal drafts get equal replies."""
@@ -73,18 +64,11 @@ class JsonJudge:
             json_schema=JSON_SCHEMA,
         )
 
-    def _judge(self, reply: Completion) -> Judgement:
-        kept = reply.text[:KEPT_REPLY]
-        if reply.finish is Finish.LENGTH:
-            return self._unscored(Unscored.CUT, reply=kept)
-        if reply.finish is Finish.REFUSED:
-            return self._unscored(Unscored.REFUSED, reply=kept)
-        if not reply.text.strip():
-            return self._unscored(Unscored.EMPTY)
+    def _judge(self, reply: str) -> Judgement:
         try:
-            verdict = read_verdict(reply.text)
+            verdict = read_verdict(reply)
         except NotAVerdict as error:
-            return self._unscored(error.reason, reply=kept, problem=str(error))
+            return self._unscored(error.reason, reply=reply[:KEPT_REPLY], problem=str(error))
         grades = {name: expected_grade(weights) for name, weights in verdict.weights.items()}
         return Judgement(
             scorer=self.name,
@@ -94,4 +78,4 @@ class JsonJudge:
         )
 
     def _unscored(self, reason: Unscored, **parts: str) -> Judgement:
-        return Judgement(scorer=self.name, unscored=reason, parts=parts)
+        return Judgement(scorer=self.name, unscored=reason, parts={name: text for name, text in parts.items() if text})

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import json_repair
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lpo.llm.json_object import NotJsonError, read_object
 from lpo.reward.base import Principle, Unscored
-
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 Weights = Annotated[list[float], Field(min_length=5, max_length=5)]
 
@@ -79,23 +75,15 @@ class NotAVerdict(Exception):
 
 
 def read_verdict(reply: str) -> Verdict:
-    """Read a reply that was not cut.
-
-    Accepted: one JSON object, alone or with words before and after it that hold no braces, perhaps after a closed
-    thinking block. Broken punctuation is mended by json-repair as long as that leaves every number as it was; a reply
-    whose object is not closed is not mended (the end of a number may be missing).
+    """Read a reply that was not cut: one JSON object, as `lpo.llm.json_object` accepts it.
 
     Raises:
         NotAVerdict: The reply is anything else.
     """
-    source = _object_source(reply.rpartition("</think>")[2])
-    repaired = False
     try:
-        values = _strict_json(source)
-    except json.JSONDecodeError:
-        values, repaired = _repair(source), True
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or deep nesting
-        raise NotAVerdict(Unscored.UNPARSABLE, f"not usable JSON: {error}") from None
+        values, repaired = read_object(reply)
+    except NotJsonError as error:
+        raise NotAVerdict(Unscored.UNPARSABLE, str(error)) from None
     try:
         parsed = _Reply.model_validate(values)
     except ValidationError as error:
@@ -104,45 +92,6 @@ def read_verdict(reply: str) -> Verdict:
         raise NotAVerdict(Unscored.UNPARSABLE, f"{where or 'reply'}: {first['msg']}") from None
     weights = {principle.value: _normalised(principle, getattr(parsed, principle)) for principle in Principle}
     return Verdict(weights, parsed.analysis, repaired)
-
-
-def _object_source(reply: str) -> str:
-    start, end = reply.find("{"), reply.rfind("}")
-    if start < 0 or end < start:
-        raise NotAVerdict(Unscored.UNPARSABLE, "no JSON object, or one that is not closed")
-    return reply[start:end + 1]
-
-
-def _strict_json(source: str) -> Any:
-    """JSON as the standard has it: Python's reader would keep the last of two equal keys and accept NaN."""
-    return json.loads(source, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key for key, _ in pairs}) < len(pairs):
-        raise NotAVerdict(Unscored.UNPARSABLE, "a key stands twice")
-    return dict(pairs)
-
-
-def _refuse_constant(name: str) -> float:
-    raise NotAVerdict(Unscored.UNPARSABLE, f"{name} is not JSON")
-
-
-def _repair(source: str) -> Any:
-    try:
-        mended = json_repair.repair_json(source, strict=True, ensure_ascii=False)
-        values = _strict_json(str(mended))
-    except (ValueError, RecursionError) as error:
-        raise NotAVerdict(Unscored.UNPARSABLE, f"not JSON: {error}") from None
-    # Repair drops what it does not understand: the first of two keys, a digit of another script, half a fraction.
-    if _numbers(source) != _numbers(str(mended)):
-        raise NotAVerdict(Unscored.UNPARSABLE, "not JSON, and mending it would change its numbers")
-    return values
-
-
-def _numbers(source: str) -> list[str]:
-    r"""Number literals in order, `.5` and `0.5` being one. `\d` knows the digits of all scripts: they must differ."""
-    return [re.sub(r"^([-+]?)\.", r"\g<1>0.", number) for number in _NUMBER.findall(source)]
 
 
 def _normalised(principle: Principle, weights: list[float]) -> list[float]:

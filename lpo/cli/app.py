@@ -21,7 +21,8 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Make language models better long-form writers: prompts -> preference pairs -> training -> scores -> report.",
     epilog="Exit codes: 0 done, 1 unforeseen, 2 wrong configuration or data, 3 every row was rejected, 4 the run "
-           "directory is in use, 5 a model or server cannot be used, 6 a self-check failed, 130 interrupted.",
+           "directory is in use, 5 a model or server cannot be used, 6 a self-check failed, 7 the budget is spent, 130 "
+           "interrupted.",
 )
 
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a recipe (`lpo recipes`).")]

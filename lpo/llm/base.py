@@ -56,6 +56,9 @@ class Request:
         purpose: `policy`, `judge`, ...: names the call in counts and logs. A cut reply is normal for a policy and
             is kept; for every other purpose it is no answer and is never stored.
         json_schema: Constrain the reply to this schema where the server can.
+        siblings: This is request `index` of `siblings` equal ones (up to the seed) that are made at the same time; a
+            back end may draw them in one call. It says how a text is made, not which: it is no part of the journal's
+            key.
     """
 
     context: Context
@@ -64,6 +67,7 @@ class Request:
     index: int = 0
     purpose: str = "policy"
     json_schema: dict[str, Any] | None = None
+    siblings: int = 1
 
 
 class Finish(StrEnum):

@@ -73,7 +73,8 @@ class Codec(Generic[_A]):
 def request_key(identity: Mapping[str, Any], request: Request | ScoreRequest) -> str:
     """The key of a request to a model: SHA-256 of the canonical JSON of both.
 
-    Every field of the request takes part. Equal numbers are equal keys (`1` and `1.0`); the order of a schema's
+    Every field of the request takes part but `siblings`: whether a text was drawn together with others or alone, it
+    answers the same question, and more siblings on a resume leave those that are there. Equal numbers are equal keys (`1` and `1.0`); the order of a schema's
     properties counts, for constrained decoding writes them in that order.
 
     Args:
@@ -92,7 +93,8 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return _canonical(value.model_dump(mode="json"))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _canonical(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: _canonical(getattr(value, field.name)) for field in dataclasses.fields(value)
+                if field.name != "siblings"}
     if isinstance(value, dict):
         return {str(key): _canonical(item) for key, item in cast("dict[Any, Any]", value).items()}
     if isinstance(value, (list, tuple)):

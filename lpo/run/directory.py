@@ -21,7 +21,7 @@ from lpo.storage import read_json, write_atomic, write_json
 
 TUNABLE = {
     "runs_dir", "concurrency", "max_concurrency", "timeout", "deadline", "base_url", "api_key_env", "prices",
-    "device", "batch_size",
+    "device", "batch_size", "one_call_for_siblings", "budget",
 }
 """Settings that change how fast a stage runs or what it costs, not what it is meant to compute."""
 

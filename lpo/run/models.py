@@ -8,19 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from lpo.config import JudgeConfig, ModelConfig, RunConfig
-from lpo.errors import ExitCode, LpoError
+from lpo.errors import StoppedError
 from lpo.llm.base import LLM, Completion, Request, ScoreRequest, TokenLogprobs
 from lpo.llm.create import create_llm
 from lpo.llm.journal import Journal, JournaledLLM
 from lpo.records import Usage
 
 T = TypeVar("T")
-
-
-class StoppedError(LpoError):
-    """The user asked the run to stop: calls in flight were finished and stored, no new one was made."""
-
-    exit_code = ExitCode.INTERRUPTED
 
 
 class StoppableLLM:

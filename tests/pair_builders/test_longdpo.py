@@ -8,7 +8,8 @@ from function_llm import FunctionLLM, completion
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpo.config import BuildConfig, RewardConfig, SamplingConfig
+from lpo.build_config import BuildConfig, RewardConfig
+from lpo.config import SamplingConfig
 from lpo.errors import BackendError, RequestRejectedError
 from lpo.llm.base import Finish
 from lpo.pair_builders import LongDPOBuilder, create_builder, required_words

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 from scripted_server import EMPTY, FILTERED, Fault, ScriptedServer, content
 
-from lpo.config import BuildConfig, JudgeConfig, ModelConfig, RewardConfig, SamplingConfig
+from lpo.build_config import BuildConfig, RewardConfig
+from lpo.config import JudgeConfig, ModelConfig, SamplingConfig
 from lpo.llm.openai import OpenAILLM
 from lpo.pair_builders import LongDPOBuilder
 from lpo.records import Message, Prompt

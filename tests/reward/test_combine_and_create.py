@@ -5,7 +5,8 @@ from function_llm import FunctionLLM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpo.config import JudgeConfig, RewardConfig
+from lpo.build_config import RewardConfig
+from lpo.config import JudgeConfig
 from lpo.errors import ConfigError
 from lpo.records import Judgement, Prompt
 from lpo.reward import (
