@@ -74,8 +74,8 @@ def request_key(identity: Mapping[str, Any], request: Request | ScoreRequest) ->
     """The key of a request to a model: SHA-256 of the canonical JSON of both.
 
     Every field of the request takes part but `siblings`: whether a text was drawn together with others or alone, it
-    answers the same question, and more siblings on a resume leave those that are there. Equal numbers are equal keys (`1` and `1.0`); the order of a schema's
-    properties counts, for constrained decoding writes them in that order.
+    answers the same question. Equal numbers are equal keys (`1` and `1.0`); the order of a schema's properties
+    counts, for constrained decoding writes them in that order.
 
     Args:
         identity: `LLM.identity`; its order does not count.

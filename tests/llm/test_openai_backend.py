@@ -311,7 +311,8 @@ IN_IDENTITY = {"backend": "transformers", "model": "other", "revision": "abc", "
 REFUSED = {"chat_template": "plain", "dtype": "float32", "device": "cpu", "batch_size": 2, "trust_remote_code": True}
 NOT_IN_IDENTITY = {
     "base_url": "http://127.0.0.1:2/v1", "api_key_env": "PATH", "max_concurrency": 2, "timeout": 1.0, "deadline": 2.0,
-    "prices": Prices(input=1, output=1), "sampling": {"temperature": 0.1},  # drawing is part of each request
+    "prices": Prices(input=1, output=1), "one_call_for_siblings": False,
+    "sampling": {"temperature": 0.1},  # drawing is part of each request
 }
 
 
