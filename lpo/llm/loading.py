@@ -98,19 +98,30 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
-def model_identity(config: ModelConfig, loaded: LoadedModel, adapter: Path | None) -> dict[str, Any]:
-    """What tells this model from others in a journal's key: neither its device nor where its files lie."""
+def model_identity(
+    config: ModelConfig, tokenizer: Any, template: str | None, *, commit: str | None, dtype: torch.dtype,
+    adapter: Path | None = None,
+) -> dict[str, Any]:
+    """What tells this model from others in a journal's key: neither its device nor where its files lie.
+
+    Args:
+        config: The model and its back end.
+        tokenizer: Its tokenizer.
+        template: Jinja source of the chosen chat template; None for the tokenizer's own.
+        commit: Of the hub, as loaded: a tag moves, the commit it stood for when the model was loaded does not.
+        dtype: Of the weights.
+        adapter: Folder of a PEFT adapter.
+    """
     folder = Path(config.model)
     local = not is_demo(config.model) and folder.is_dir()
-    template = loaded.template or getattr(loaded.tokenizer, "chat_template", None)
+    template = template or getattr(tokenizer, "chat_template", None)
     return {
-        "backend": "transformers",
+        "backend": config.backend,
         "model": config.model,
-        # A tag moves; the commit it stood for when the model was loaded does not.
-        "revision": getattr(loaded.model.config, "_commit_hash", None) or config.revision,
+        "revision": commit or config.revision,
         "weights": fingerprint_folder(folder, whole=False) if local else None,
         "template": hashlib.sha256(str(template).encode()).hexdigest()[:16] if template else None,
-        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
         "adapter": fingerprint_folder(adapter, whole=True) if adapter else None,
     }
 

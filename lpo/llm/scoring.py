@@ -18,24 +18,12 @@ from torch import Tensor
 
 from lpo.llm.batching import AbandonedError
 from lpo.llm.kv import CachedRows, pad
+from lpo.llm.prompt_ids import Scoring, common_prefix
 
 _MIN_SHARED = 16
 """Rows are read together when they share at least this many further tokens."""
 _LOGIT_ELEMENTS = 2**25
 """Logits alive at once (128 MiB in float32)."""
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """Rows to be scored.
-
-    Args:
-        rows: Token ids of context and continuation.
-        starts: Where in each row scoring begins; at least 1. A row of that length has nothing to score.
-    """
-
-    rows: tuple[tuple[int, ...], ...]
-    starts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -91,21 +79,6 @@ def score(
         tuple(tuple(next(values) for _ in row[start:]) for row, start in zip(scoring.rows, scoring.starts, strict=True))
         for scoring in batch
     ]
-
-
-def distinct_tokens(scoring: Scoring) -> int:
-    """Tokens the model has to read for this request: what its rows share at the beginning counts once."""
-    rows = {row[:-1] for row, start in zip(scoring.rows, scoring.starts, strict=True) if start < len(row)}
-    shared = common_prefix(list(rows)) if rows else 0
-    return shared + sum(len(row) - shared for row in rows)
-
-
-def common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
-    """Length of the longest common beginning of rows of token ids."""
-    # Of rows in order, the first and the last differ first.
-    first, last = min(rows), max(rows)
-    return next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
-                min(len(first), len(last)))
 
 
 def _lines(rows: Sequence[tuple[tuple[int, ...], int]]) -> tuple[list[_Line], int]:

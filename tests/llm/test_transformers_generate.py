@@ -233,8 +233,9 @@ def test_a_refused_request_does_not_touch_its_neighbours(llm: TransformersLLM) -
 
 def test_an_empty_prompt_is_refused_unless_the_tokenizer_begins_texts(llm: TransformersLLM) -> None:
     assert together(llm, [Request(Context(""), GREEDY, seed=0)])[0].usage.tokens_in == 1
-    llm.tokenizer = type("NoSpecial", (), {
-        "__call__": lambda self, text, add_special_tokens: {"input_ids": []}})()
+    silent = type("NoSpecial", (), {
+        "__call__": lambda self, text, add_special_tokens: {"input_ids": []}, "eos_token_id": None})()
+    llm = TransformersLLM(llm.model, silent)
     with pytest.raises(RequestRejectedError, match="empty"):
         together(llm, [Request(Context(""), GREEDY, seed=0)])
 

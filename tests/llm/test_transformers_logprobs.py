@@ -138,8 +138,9 @@ def test_a_tall_logit_is_scored_in_float32_after_a_soft_cap(tiny_model: Any, tin
 
 
 def test_messages_are_scored_after_the_rendered_turn(llm: TransformersLLM) -> None:
-    llm.template = "{%- for m in messages -%}{{ m['role'] + ': ' + m['content'] + '</s>' }}{%- endfor -%}" \
-                   "{%- if add_generation_prompt -%}{{ 'assistant: ' }}{%- endif -%}"
+    template = ("{%- for m in messages -%}{{ m['role'] + ': ' + m['content'] + '</s>' }}{%- endfor -%}"
+                "{%- if add_generation_prompt -%}{{ 'assistant: ' }}{%- endif -%}")
+    llm = TransformersLLM(llm.model, llm.tokenizer, template=template)
     context = Context((Message(role="user", content="Tell me"),), prefix="The answer")
     answer = scored(llm, ScoreRequest((context,), (" took",)))[0]
     before, row = (llm.tokenizer(f"user: Tell me</s>assistant: The answer{text}", add_special_tokens=False)["input_ids"]
