@@ -240,6 +240,8 @@ class Rollout(Record):
     ends: bool
     judgement: Judgement | None = None
     """Of the whole answer."""
+    note: str | None = None
+    """Why there is none (`refused`, ...)."""
 
 
 class SearchPath(Record):
@@ -317,6 +319,8 @@ class Reason(StrEnum):
     """Every candidate contradicts what the answer has stated."""
     NO_VETO = "no_veto"
     """The rule wants a vetoed sibling, and there is none."""
+    NO_PLAN = "no_plan"
+    """No usable plan came, so there are no steps."""
     OFF_PATH = "off_path"
     """The layer does not lie on the path that pairs are taken from."""
     UNSCORED = "unscored"
