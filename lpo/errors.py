@@ -37,9 +37,13 @@ class LpoError(Exception):
         cause: What is wrong, in one line.
         where: The file, row, key or path it is about.
         mend: What to do about it, in one line.
+
+    Attributes:
+        usage: What model calls took before it, where that is known.
     """
 
     exit_code = ExitCode.FAILED
+    usage: Usage | None = None
 
     def __init__(self, cause: str, *, where: str | None = None, mend: str | None = None) -> None:
         super().__init__(cause)
@@ -88,14 +92,9 @@ class RunLockedError(LpoError):
 
 
 class BackendError(LpoError):
-    """A model or a server could not be used: it is missing, refuses the key, or keeps failing.
-
-    Attributes:
-        usage: What the call took where that is known; None counts as one call.
-    """
+    """A model or a server could not be used: it is missing, refuses the key, or keeps failing."""
 
     exit_code = ExitCode.BACKEND
-    usage: Usage | None = None
 
 
 class RequestRejectedError(BackendError):

@@ -119,11 +119,15 @@ def echo_logprobs(before: str, tokens: list[str]) -> list[float]:
     return values
 
 
-def write(body: dict[str, Any]) -> Written:
-    """The text for a request: a function of model, prompt, schema, and (unless greedy) the seed."""
+def write(body: dict[str, Any], choice: int = 0) -> Written:
+    """The text for a request: a function of model, prompt, schema, and (unless greedy) the seed and the choice.
+
+    Choice 0 of several is the text that is written when only one is asked for, as real servers do it.
+    """
     asked = body.get("messages") or body["prompt"]
     seed = body.get("seed", 0) if body.get("temperature", 1) > 0 else 0
-    rng = draw(body["model"], asked, seed, body.get("response_format"))
+    which = [choice] if choice and body.get("temperature", 1) > 0 else []
+    rng = draw(body["model"], asked, seed, body.get("response_format"), *which)
     before = _standing(body)
     schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
     if schema:
@@ -158,17 +162,20 @@ def _all_text(body: dict[str, Any]) -> str:
 
 
 def reply_to(path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """The whole JSON reply."""
-    written = write(body)
+    """The whole JSON reply, with `n` choices."""
     chat = path == "/v1/chat/completions"
-    choice: dict[str, Any] = {"index": 0, "finish_reason": written.finish}
-    choice |= _chat_choice(written, body) if chat else _text_choice(written, body)
+    choices: list[dict[str, Any]] = []
+    answered = 0
+    for index in range(body.get("n", 1)):
+        written = write(body, index)
+        answered += len(written.tokens)
+        form = _chat_choice(written, body) if chat else _text_choice(written, body)
+        choices.append({"index": index, "finish_reason": written.finish, **form})
     asked = len(tokens_of(_all_text(body)))
     return {
-        "id": "scripted", "created": 0, "model": body["model"], "choices": [choice],
+        "id": "scripted", "created": 0, "model": body["model"], "choices": choices,
         "object": "chat.completion" if chat else "text_completion",
-        "usage": {"prompt_tokens": asked, "completion_tokens": len(written.tokens),
-                  "total_tokens": asked + len(written.tokens)},
+        "usage": {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered},
     }
 
 

@@ -40,6 +40,10 @@ class Fault:
         reset: Send half of the reply, then reset the connection.
         trickle: Send the reply a byte at a time, with this many seconds between.
         choice: Send the reply with these fields of its choice replaced.
+        index: Of the choice that is meant, where several are asked for.
+        missing: Send the reply without these choices.
+        backwards: Send the choices in the opposite order.
+        usage: Send the reply with this usage.
         when: Only to requests for which this holds.
     """
 
@@ -51,6 +55,10 @@ class Fault:
     reset: bool = False
     trickle: float = 0.0
     choice: dict[str, Any] | None = None
+    index: int = 0
+    missing: tuple[int, ...] = ()
+    backwards: bool = False
+    usage: Any = "counted"
     when: Callable[[dict[str, Any]], bool] = lambda _body: True
 
 
@@ -214,7 +222,11 @@ class ScriptedServer:
             return True
         reply = reply_to(path, body)
         if fault.choice is not None:
-            reply["choices"][0] |= fault.choice
+            reply["choices"][fault.index] |= fault.choice
+        reply["choices"] = [choice for choice in reply["choices"] if choice["index"] not in fault.missing]
+        reply["choices"] = reply["choices"][::-1 if fault.backwards else 1]
+        if fault.usage != "counted":
+            reply["usage"] = fault.usage
         payload = json.dumps(reply).encode() if fault.body is None else fault.body
         if fault.reset:
             await self._reset(writer, payload)

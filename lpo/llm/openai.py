@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import os
 import time
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import openai
-from openai.types import Completion as TextReply
-from openai.types.chat import ChatCompletion as ChatReply
 
 from lpo.config import ModelConfig
-from lpo.errors import BackendError, ConfigError, LpoError, RequestRejectedError
+from lpo.errors import BackendError, ConfigError, LpoError, NotCalledError, RequestRejectedError
 from lpo.llm.base import Completion, Context, Request, ScoreRequest, TokenLogprobs
 from lpo.llm.openai_wire import (
     JSON_JUDGE,
     Call,
     Echo,
+    Reply,
     continuation_logprobs,
     echo_call,
     generation_call,
@@ -29,14 +28,22 @@ from lpo.llm.openai_wire import (
     read_completion,
     read_echo,
     read_next_tokens,
+    read_reply,
+    read_siblings,
     read_usage,
 )
-from lpo.llm.retry import RERUN, Retrier, UnfinishedReplyError, describe
+from lpo.llm.retry import RERUN, Retrier, describe
+from lpo.llm.siblings import Outcome, SiblingGatherer
 from lpo.records import Usage
 from lpo.storage import clean_values
 
+T = TypeVar("T")
+
 THIS_REQUEST = frozenset({400, 413, 414, 422})
 """The server refuses what was asked, not who asks: other requests are not affected."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class OpenAILLM:
@@ -47,14 +54,17 @@ class OpenAILLM:
     would begin a new answer.
 
     Args:
-        config: `base_url`, `model`, `api_key_env`, `max_concurrency`, `timeout`, `deadline`, `prices`.
+        config: `base_url`, `model`, `api_key_env`, `max_concurrency`, `timeout`, `deadline`, `prices`,
+            `one_call_for_siblings`.
+        gate: Called when a call is about to be sent, after it waited for its turn; what it raises is what the caller
+            gets instead of a reply.
 
     Raises:
         ConfigError: The address is not usable, or holds a password.
         BackendError: The environment variable of the key is not set.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, gate: Callable[[], None] | None = None) -> None:
         self._config = config
         self._where = f"{config.model} at {_checked_address(config.base_url)}"
         self._key = _read_key(config.api_key_env)
@@ -68,6 +78,8 @@ class OpenAILLM:
             where=self._where, attempt_seconds=config.timeout, deadline=config.deadline, secret=self._key
         )
         self._slots = asyncio.Semaphore(config.max_concurrency)
+        self._gate = gate
+        self._siblings = SiblingGatherer(self._draw_together, self._draw) if config.one_call_for_siblings else None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -77,12 +89,33 @@ class OpenAILLM:
                 "revision": config.revision, "api": config.api}
 
     async def generate(self, request: Request) -> Completion:
-        """Write one text. See `LLM.generate`."""
+        """Write one text; siblings that come together are drawn in one call. See `LLM.generate`.
+
+        The reply to a call for several texts is a function of its request, the seed of index 0, and the index.
+        """
+        return await (self._draw(request) if self._siblings is None else self._siblings.submit(request))
+
+    async def _draw(self, request: Request) -> Completion:
         reply, usage = await self._send(generation_call(request))
         try:
             return read_completion(reply, usage)
         except LpoError as error:
             raise self._placed(error) from None
+
+    async def _draw_together(self, requests: Sequence[Request]) -> list[Outcome]:
+        """All siblings in one call; what the server left out is to be asked for alone."""
+        count = len(requests)
+        try:
+            reply, usage = await self._send(generation_call(requests[0], count))
+            texts = read_siblings(reply, count, usage, self._config.prices)
+        except RequestRejectedError as error:
+            raise self._placed(error, "if the server writes one text a call only, set one_call_for_siblings: "
+                               "false") from None
+        missing = texts.count(None)
+        if missing:
+            _log.warning("%s: %d of %d texts are missing in the reply to one call for all; they are asked for alone "
+                         "(one_call_for_siblings: false, where this is the rule)", self._where, missing, count)
+        return [self._placed(text) if isinstance(text, LpoError) else text for text in texts]
 
     async def logprobs(self, request: ScoreRequest) -> TokenLogprobs:
         """Log-probabilities of given texts. See `LLM.logprobs`.
@@ -92,11 +125,10 @@ class OpenAILLM:
         `-inf`: less probable than all that the server lists.
         """
         try:
-            scored = await asyncio.gather(*(self._score(context, request) for context in request.contexts))
+            values, usage = await _all([self._score(context, request) for context in request.contexts])
         except LpoError as error:
             raise self._placed(error) from None
-        usage = sum((usage for _, usage in scored), Usage())
-        return TokenLogprobs(tuple(values for values, _ in scored), usage)
+        return TokenLogprobs(tuple(values), usage)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -109,16 +141,20 @@ class OpenAILLM:
         candidates = len(request.continuations) > 1
         if candidates:
             reply, usage = await self._send(next_token_call(context), scoring=True)
-            listed = read_next_tokens(reply)
+            listed = _read(read_next_tokens, reply, usage)
             found = {text: (listed[text],) for text in request.continuations if text in listed}
         missing = [text for text in request.continuations if text not in found]
         if isinstance(context.prompt, str):
             if missing:
                 before = context.prompt + context.prefix
-                echoes = await asyncio.gather(*(self._echo(before + text) for text in ["", *missing]))
-                usage = sum((used for _, used in echoes), usage)
-                found |= {text: continuation_logprobs(echoes[0][0], echo)
-                          for text, (echo, _) in zip(missing, echoes[1:], strict=True)}
+                try:
+                    echoes, used = await _all([self._echo(before + text) for text in ["", *missing]])
+                except LpoError as error:
+                    error.usage = (error.usage or Usage()) + usage
+                    raise
+                usage += used
+                found |= {text: continuation_logprobs(echoes[0], echo)
+                          for text, echo in zip(missing, echoes[1:], strict=True)}
         elif candidates:
             found |= dict.fromkeys(missing, (-math.inf,))
         else:
@@ -128,35 +164,30 @@ class OpenAILLM:
 
     async def _echo(self, text: str) -> tuple[Echo, Usage]:
         reply, usage = await self._send(echo_call(text), scoring=True)
-        return read_echo(cast(TextReply, reply)), usage
+        return _read(read_echo, reply, usage), usage
 
-    async def _send(self, call: Call, *, scoring: bool = False) -> tuple[ChatReply | TextReply, Usage]:
+    async def _send(self, call: Call, *, scoring: bool = False) -> tuple[Reply, Usage]:
         """Make one call, with as many attempts as help."""
         if call.chat and self._config.api == "completions":
             raise ConfigError("messages need the chat interface", where=self._where,
                               mend="set api: chat, or use string prompts")
         body = clean_values({"model": self._config.model, **call.body})[0]
         async with self._slots:
+            if self._gate is not None:
+                self._gate()
             started = time.monotonic()
             try:
                 reply = await self._retrier.call(lambda: self._attempt(call.chat, body))
             except openai.APIStatusError as error:
                 raise await self._refusal(error, call.chat, scoring) from None
+            except BackendError as error:
+                raise self._placed(error) from None
             seconds = time.monotonic() - started
         return reply, read_usage(reply, seconds, self._config.prices)
 
-    async def _attempt(self, chat: bool, body: dict[str, Any]) -> ChatReply | TextReply:
-        path, kind = ("/chat/completions", ChatReply) if chat else ("/completions", TextReply)
-        try:
-            reply = await self._client.post(path, body=body, cast_to=kind)
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            raise UnfinishedReplyError("the reply is not valid JSON") from None
-        if not isinstance(reply, kind):
-            raise BackendError("the answer is not of the OpenAI protocol", where=self._where,
-                               mend="check base_url; it usually ends in /v1")
-        if not isinstance(getattr(reply, "choices", None), list):
-            raise UnfinishedReplyError("the reply holds no choices")
-        return reply
+    async def _attempt(self, chat: bool, body: dict[str, Any]) -> Reply:
+        payload = await self._client.post("/chat/completions" if chat else "/completions", body=body, cast_to=bytes)
+        return read_reply(chat, payload)
 
     async def _refusal(self, error: openai.APIStatusError, chat: bool, scoring: bool) -> BackendError:
         """What a status that trying again cannot mend means for the user."""
@@ -195,9 +226,47 @@ class OpenAILLM:
             "/completions", "write prompts as messages, and use judge.method: json")
         return BackendError(f"the server does not offer {path}: {said}", where=self._where, mend=instead)
 
-    def _placed(self, error: LpoError) -> LpoError:
+    def _placed(self, error: LpoError, mend: str | None = None) -> LpoError:
         """The error with the server named."""
-        return type(error)(error.cause, where=error.where or self._where, mend=error.mend)
+        if isinstance(error, NotCalledError):
+            return error
+        advice = "; ".join(dict.fromkeys(line for line in (error.mend, mend) if line))
+        placed = type(error)(error.cause, where=error.where or self._where, mend=advice or None)
+        placed.usage = error.usage
+        return placed
+
+
+async def _all(work: Sequence[Awaitable[tuple[T, Usage]]]) -> tuple[list[T], Usage]:
+    """Do work side by side, to its end also where some of it fails.
+
+    Raises:
+        LpoError: The first failure; its usage is that of all the work.
+    """
+    done = await asyncio.gather(*work, return_exceptions=True)
+    failures = [one for one in done if isinstance(one, BaseException)]
+    finished = [one for one in done if not isinstance(one, BaseException)]
+    usage = sum((used for _, used in finished), Usage())
+    if not failures:
+        return [value for value, _ in finished], usage
+    error = failures[0]
+    if isinstance(error, LpoError):
+        error.usage = usage + sum((_paid(failure) for failure in failures), Usage())
+    raise error
+
+
+def _read(read: Callable[[Reply], T], reply: Reply, usage: Usage) -> T:
+    """What a reply holds; when it is unusable the error says what it took."""
+    try:
+        return read(reply)
+    except LpoError as error:
+        error.usage = usage
+        raise
+
+
+def _paid(error: BaseException) -> Usage:
+    """What a failed call took: nothing when it was not made, one call when nothing more is known."""
+    known = error.usage if isinstance(error, LpoError) else None
+    return known or Usage(calls=0 if isinstance(error, NotCalledError) else 1)
 
 
 # The client would send these along from OPENAI_ORG_ID and OPENAI_PROJECT_ID, whatever server is configured.
