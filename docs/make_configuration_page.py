@@ -17,7 +17,7 @@ SECTIONS = {
     "build.memory": build_config.MemoryConfig, "build.critique": build_config.CritiqueConfig,
     "build.pairs": build_config.PairsConfig, "build.outcome": build_config.OutcomeConfig,
     "build.mix": build_config.MixConfig, "build.budget": build_config.BudgetConfig, "train": config.TrainConfig,
-    "train.peft": config.PeftConfig, "eval": config.EvalConfig,
+    "train.weights": config.WeightsConfig, "train.peft": config.PeftConfig, "eval": config.EvalConfig,
     "policy.sampling": config.SamplingConfig, "policy.prices": config.Prices,
 }
 HEADER = """# Every key of a configuration
@@ -33,7 +33,8 @@ configuration: name the environment variable that holds them (`api_key_env`).
 def field_docs(section: type[BaseModel]) -> dict[str, str]:
     """The text under each field, also of the sections it extends."""
     docs: dict[str, str] = {}
-    for cls in reversed([c for c in section.__mro__ if issubclass(c, config_base.Section) and c is not config_base.Section]):
+    sections = [cls for cls in section.__mro__ if issubclass(cls, config_base.Section)]
+    for cls in reversed(sections[:-1]):
         body = ast.parse(inspect.getsource(cls)).body[0].body
         for statement, following in itertools.pairwise(body):
             if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr) \

@@ -165,11 +165,33 @@ class PeftConfig(Section):
     """As in peft."""
 
 
+class WeightsConfig(Section):
+    """Weights that are trained and measured in this process, by transformers."""
+
+    model: str
+    """A Hugging Face name or a local folder."""
+    revision: str | None = None
+    """Commit or tag of a Hugging Face model."""
+    chat_template: str = "tokenizer"
+    """As for a model: `tokenizer`, `plain` or a file; the one the server uses."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto` is float32 on CPU, bfloat16 elsewhere."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    batch_size: int = Field(default=16, gt=0)
+    """Sequences in one forward pass of the evaluation."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Recorded in the manifest."""
+
+
 class TrainConfig(Section):
     """How the policy is trained."""
 
     trainer: Literal["step_dpo"] = "step_dpo"
     """`step_dpo`: StepDPOTrainer."""
+    weights: WeightsConfig | None = None
+    """The policy's weights, where the policy is a server that names them otherwise or does not tell; by default what
+    `policy.model` names."""
     peft: PeftConfig | None = None
     eval_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Share of groups (documents) whose pairs are held out from training to choose the best checkpoint."""
@@ -235,6 +257,21 @@ class RunConfig(Section):
         if self.critic is not None and not asked:
             raise ValueError("the section critic is not used: set build.critique.by to 'critic'")
         return self
+
+    @property
+    def trained_model(self) -> ModelConfig:
+        """The policy as weights in this process, to be trained and measured.
+
+        Raises:
+            ConfigError: The policy is a server, and `train.weights` does not name its weights.
+        """
+        if self.train.weights is not None:
+            return ModelConfig(**self.train.weights.model_dump(), sampling=self.policy.sampling)
+        if self.policy.backend == "openai":
+            raise ConfigError("a model behind a server cannot be trained", where="policy.backend",
+                              mend="name its weights: train.weights.model=<Hugging Face name or folder>")
+        shared = self.policy.model_dump(include=set(WeightsConfig.model_fields) | {"sampling"})
+        return ModelConfig(**shared)
 
     @property
     def run_dir(self) -> Path:

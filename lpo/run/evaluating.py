@@ -68,7 +68,7 @@ async def evaluate(config: RunConfig, prompts: PromptSet, directory: RunDirector
         async def measure(name: ModelName, model: ModelConfig, adapter: Path | None) -> Measured:
             return await _measure(name, model, adapter, asked, held_out_pairs, config, models, on_done)
 
-        base = await measure("base", config.policy, None)
+        base = await measure("base", config.trained_model, None)
         trained = await measure("trained", *_trained_model(config, weights))
         if judge is not None:
             base = Measured(await judge_answers(base.answers, asked, judge, on_done=on_done), base.preferences)
@@ -101,8 +101,8 @@ async def _measure(name: ModelName, model: ModelConfig, adapter: Path | None, as
 def _trained_model(config: RunConfig, weights: Path) -> tuple[ModelConfig, Path | None]:
     """The trained policy: the base model with the adapter, or the fully trained model in its place."""
     if config.train.peft is not None:
-        return config.policy, weights
-    return config.policy.model_copy(update={"model": str(weights), "revision": None}), None
+        return config.trained_model, weights
+    return config.trained_model.model_copy(update={"model": str(weights), "revision": None}), None
 
 
 def _report(scores: Scores, reporter: Reporter) -> None:

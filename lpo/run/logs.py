@@ -17,7 +17,7 @@ from lpo.config import RunConfig
 
 def secrets_of(config: RunConfig) -> list[str]:
     """Values of the environment variables that the configuration names as keys."""
-    names = [model.api_key_env for model in (config.policy, config.judge) if model is not None]
+    names = [model.api_key_env for model in (config.policy, config.judge, config.critic) if model is not None]
     return [os.environ[name] for name in names if name and os.environ.get(name)]
 
 

@@ -66,6 +66,8 @@ def run(config: RunConfig, stages: Sequence[Stage], reporter: Reporter, *, redo:
     Raises:
         LpoError: With the exit code that fits.
     """
+    if Stage.TRAIN in stages:
+        _ = config.trained_model  # wrong settings are told before anything is paid for
     prompts = load_prompts(config.prompts)
     check_prompts(prompts)
     directory = RunDirectory(config.run_dir)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpo.config import Issue, RunConfig, TrainConfig, suggestion
-from lpo.errors import DataError
 from lpo.records import PreferencePair, Prompt, RejectedRow, fingerprint
 from lpo.run.directory import RunDirectory, Stage
 from lpo.run.progress import Reporter
@@ -115,7 +114,7 @@ def train(config: RunConfig, prompts: Sequence[Prompt], directory: RunDirectory,
 
     kept, held_out = split_groups(load_pairs(directory), config.train.eval_fraction)
     arguments = training_arguments(config.train, directory / "train", seed=config.seed,
-                                   chat_template=config.policy.chat_template, evaluates=bool(held_out))
+                                   chat_template=config.trained_model.chat_template, evaluates=bool(held_out))
     model, tokenizer = load_policy(config)
     trainer = StepDPOTrainer(
         model=model, args=arguments, train_dataset=_rows(kept),
@@ -153,10 +152,8 @@ def load_policy(config: RunConfig) -> tuple[PreTrainedModel, PreTrainedTokenizer
 
     from lpo.llm.loading import pick_dtype, read_weights
 
-    if config.policy.backend != "transformers":
-        raise DataError("a model behind a server cannot be trained", where="policy.backend",
-                        mend="name the same model's weights with policy.backend: transformers")
-    return read_weights(config.policy, pick_dtype(config.policy.dtype, torch.device("cpu")))
+    weights = config.trained_model
+    return read_weights(weights, pick_dtype(weights.dtype, torch.device("cpu")))
 
 
 def _rows(pairs: Sequence[PreferencePair]) -> list[dict[str, Any]]:
@@ -187,7 +184,8 @@ def _callbacks(config: RunConfig, prompts: Sequence[Prompt], directory: RunDirec
     if config.train.sample_prompts:
         callbacks.append(SampleWriter(
             directory / "samples.jsonl", list(prompts[: config.train.sample_prompts]), tokenizer,
-            load_chat_template(config.policy.chat_template), max_tokens=config.train.sample_tokens, seed=config.seed))
+            load_chat_template(config.trained_model.chat_template), max_tokens=config.train.sample_tokens,
+            seed=config.seed))
     if config.train.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(config.train.early_stopping_patience))
     return callbacks
