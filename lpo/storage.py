@@ -6,8 +6,9 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from lpo.errors import DataError
 
@@ -19,12 +20,18 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         path: The file; its folder is made when missing.
         data: Text (written as UTF-8) or bytes.
     """
+    with open_atomic(path) as handle:
+        handle.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
+    """As `write_atomic`, for content that is written bit by bit: it takes the file's place when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    payload = data.encode() if isinstance(data, str) else data
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as handle:
-            handle.write(payload)
+            yield handle
             handle.flush()
             os.fsync(handle.fileno())
         os.chmod(temporary, 0o644)
@@ -64,8 +71,10 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows as JSON lines, atomically."""
-    write_atomic(path, "".join(json_line(row) for row in rows))
+    """Write rows as JSON lines, atomically; they are taken one by one."""
+    with open_atomic(path) as handle:
+        for row in rows:
+            handle.write(json_line(row).encode())
 
 
 def append_jsonl(path: Path, row: dict[str, Any]) -> None:
@@ -96,34 +105,37 @@ def read_jsonl(path: Path, *, torn_tail: bool = False) -> list[dict[str, Any]]:
 
 def iter_jsonl(path: Path, *, torn_tail: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """As `read_jsonl`, one `(line number, row)` at a time."""
+    if torn_tail:
+        _cut_torn_tail(path)
     try:
-        lines = path.read_bytes().split(b"\n")
+        handle = path.open("rb")
     except FileNotFoundError:
         raise DataError("no such file", where=str(path), mend="check the path; it is relative to the folder you "
                         "started in") from None
-    if torn_tail and lines[-1]:
-        lines = _cut_torn_tail(path, lines)
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except ValueError as error:
-            raise DataError(f"line {number} is not valid JSON: {error}", where=f"{path}:{number}",
-                            mend="mend or delete that line") from None
-        if not isinstance(row, dict):
-            raise DataError(f"line {number} is not a JSON object", where=f"{path}:{number}",
-                            mend='every line must look like {"prompt": "..."}')
-        yield number, row
+    with handle:
+        for number, line in enumerate(handle, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except ValueError as error:
+                raise DataError(f"line {number} is not valid JSON: {error}", where=f"{path}:{number}",
+                                mend="mend or delete that line") from None
+            if not isinstance(row, dict):
+                raise DataError(f"line {number} is not a JSON object", where=f"{path}:{number}",
+                                mend='every line must look like {"prompt": "..."}')
+            yield number, row
 
 
-def _cut_torn_tail(path: Path, lines: list[bytes]) -> list[bytes]:
-    """Set the unfinished last line aside. A complete line always ends with a newline, so it is the only suspect."""
+def _cut_torn_tail(path: Path) -> None:
+    """Set an unfinished last line aside. A complete line always ends with a newline, so it is the only suspect."""
+    content = path.read_bytes() if path.exists() else b""
+    end = content.rfind(b"\n") + 1
+    if end == len(content):
+        return
     with path.with_name(path.name + ".torn").open("ab") as torn:
-        torn.write(lines[-1] + b"\n")
-    whole = lines[:-1]
-    write_atomic(path, b"".join(line + b"\n" for line in whole))
-    return whole
+        torn.write(content[end:] + b"\n")
+    write_atomic(path, content[:end])
 
 
 def clean_text(text: str) -> tuple[str, int]:
