@@ -323,6 +323,8 @@ class Reason(StrEnum):
     """No usable plan came, so there are no steps."""
     OFF_PATH = "off_path"
     """The layer does not lie on the path that pairs are taken from."""
+    NATURAL_END = "natural_end"
+    """The best step ends the answer; the released method takes no pair from it."""
     UNSCORED = "unscored"
     REQUEST_REJECTED = "request_rejected"
     TOO_LONG = "too_long"
