@@ -200,14 +200,22 @@ def _read(path: str, *, plain_text: bool) -> _Source:
 def _rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """`(line number, row)` of any source; rows of a dataset are numbered from 1 as well."""
     if path.startswith("hub:"):
-        return enumerate(_hub_rows(path.removeprefix("hub:")), start=1)
+        return enumerate(hub_rows(path.removeprefix("hub:")), start=1)
     file = PROMPTS_PATH if path == "builtin" else Path(path).expanduser()
     if file.is_dir():
         raise DataError("this is a folder", where=path, mend="give a .jsonl file, 'builtin' or hub:<dataset>")
     return iter_jsonl(file)
 
 
-def _hub_rows(spec: str) -> Iterator[dict[str, Any]]:
+def hub_rows(spec: str) -> Iterator[dict[str, Any]]:
+    """The rows of a dataset of the hub.
+
+    Args:
+        spec: `<dataset>` or `<dataset>:<split>`; the split is `train` by default.
+
+    Raises:
+        DataError: It cannot be loaded.
+    """
     import datasets
 
     name, _, split = spec.partition(":")
