@@ -6,6 +6,7 @@ from lpo.reward.create import create_judge, create_scorer
 from lpo.reward.expected_grade import ExpectedGradeJudge
 from lpo.reward.json_judge import JsonJudge
 from lpo.reward.length import LengthScorer, length_score
+from lpo.reward.released_judge import ReleasedJudge
 from lpo.reward.repetition import RepetitionScorer, repeated_ngram_share
 from lpo.reward.stability import RankStability, rank_stability
 
@@ -16,6 +17,7 @@ __all__ = [
     "LengthScorer",
     "Principle",
     "RankStability",
+    "ReleasedJudge",
     "RepetitionScorer",
     "Scorer",
     "Unscored",

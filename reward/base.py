@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -71,6 +72,22 @@ GRADES = (1, 2, 3, 4, 5)
 def expected_grade(weights: Sequence[float]) -> float:
     """The mean grade under weights over the grades 1 to 5 that add up to 1 (LongDPO: r_p = sum of k * w_k)."""
     return sum(grade * weight for grade, weight in zip(GRADES, weights, strict=True))
+
+
+def grade_weights(logprobs: Sequence[float]) -> list[float] | None:
+    """Probabilities of the grades 1 to 5 as weights that add up to 1.
+
+    Args:
+        logprobs: Log-probability of each grade, in nats.
+
+    Returns:
+        None when no grade has any probability, or one of them is not a number.
+    """
+    top = max(logprobs)
+    if any(math.isnan(value) for value in logprobs) or not math.isfinite(top):
+        return None
+    shares = [math.exp(value - top) for value in logprobs]
+    return [share / sum(shares) for share in shares]
 
 
 def grade_to_unit(grade: float) -> float:

@@ -10,7 +10,7 @@ from typing import Literal
 from lpo.errors import RequestRejectedError
 from lpo.llm.base import LLM, Context, ScoreRequest, TokenLogprobs
 from lpo.records import Judgement, Message
-from lpo.reward.base import GRADES, Draft, Principle, Unscored, expected_grade, grade_to_unit
+from lpo.reward.base import GRADES, Draft, Principle, Unscored, expected_grade, grade_to_unit, grade_weights
 from lpo.templates import Templates, fence
 
 
@@ -71,12 +71,11 @@ class ExpectedGradeJudge:
         masses: dict[str, float] = {}
         for index, principle in enumerate(Principle):
             totals = [answer.total(index, grade) for grade in range(len(GRADES))]
-            top = max(totals)
-            if not math.isfinite(top):
+            weights = grade_weights(totals)
+            if weights is None:
                 return Judgement(scorer=self.name, unscored=Unscored.NO_GRADE, parts={"principle": principle.value})
-            shares = [math.exp(total - top) for total in totals]
-            distributions[principle] = [share / sum(shares) for share in shares]
-            masses[principle] = sum(shares) * math.exp(top)
+            distributions[principle] = weights
+            masses[principle] = sum(math.exp(total) for total in totals)
         grades = {name: expected_grade(weights) for name, weights in distributions.items()}
         return Judgement(
             scorer=self.name,

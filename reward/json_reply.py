@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from lpo.llm.json_object import NotJsonError, read_object
+from lpo.llm.json_object import NotJsonError, read_as
 from lpo.reward.base import Principle, Unscored
 
 Weights = Annotated[list[float], Field(min_length=5, max_length=5)]
@@ -81,15 +81,9 @@ def read_verdict(reply: str) -> Verdict:
         NotAVerdict: The reply is anything else.
     """
     try:
-        values, repaired = read_object(reply)
+        parsed, repaired = read_as(reply, _Reply)
     except NotJsonError as error:
         raise NotAVerdict(Unscored.UNPARSABLE, str(error)) from None
-    try:
-        parsed = _Reply.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise NotAVerdict(Unscored.UNPARSABLE, f"{where or 'reply'}: {first['msg']}") from None
     weights = {principle.value: _normalised(principle, getattr(parsed, principle)) for principle in Principle}
     return Verdict(weights, parsed.analysis, repaired)
 

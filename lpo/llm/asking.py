@@ -81,3 +81,17 @@ async def ask(llm: LLM, request: Request) -> str:
     if not reply.text.strip():
         raise NoReplyError(NoReply.EMPTY)
     return reply.text
+
+
+def without_thinking(reply: str) -> str:
+    """A plain-text reply without the thinking block before it.
+
+    Raises:
+        NoReplyError: The block is never closed, or nothing follows it.
+    """
+    spoken = reply.rpartition("</think>")[2].strip()
+    if "<think>" in spoken:
+        raise NoReplyError(NoReply.UNPARSABLE, "the reply is all thinking: its block is never closed", reply)
+    if not spoken:
+        raise NoReplyError(NoReply.EMPTY, "nothing follows the thinking", reply)
+    return spoken

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import json_repair
+from pydantic import BaseModel, ValidationError
 
+from lpo.storage import clean_text, clean_values
+
+KEPT_KEY = 80
+"""Characters of a wrong key that an error names: the model may have made it up."""
+
+_Reply = TypeVar("_Reply", bound=BaseModel)
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
@@ -16,12 +23,13 @@ class NotJsonError(ValueError):
 
 
 def read_object(reply: str) -> tuple[Any, bool]:
-    """Read a reply that was not cut.
+    r"""Read a reply that was not cut.
 
     Accepted: one JSON object, alone or with words before and after it that hold no braces, perhaps after a closed
-    thinking block. Broken punctuation is mended by json-repair as long as that leaves every number as it was; a reply
-    whose object is not closed is not mended (the end of a number may be missing). Python's own reader would keep the
-    last of two equal keys and accept NaN: both are refused.
+    thinking block; not one inside a block that stays open. Broken punctuation is mended by json-repair as long as that
+    leaves every number as it was; a reply whose object is not closed is not mended (the end of a number may be
+    missing). Python's own reader would keep the last of two equal keys and accept NaN: both are refused. Half
+    characters (a cut `\ud83d` escape) become U+FFFD.
 
     Args:
         reply: The whole reply.
@@ -32,7 +40,7 @@ def read_object(reply: str) -> tuple[Any, bool]:
     Raises:
         NotJsonError: The reply is anything else.
     """
-    source = _object_source(reply.rpartition("</think>")[2])
+    source = _object_source(_after_thinking(reply))
     try:
         return _strict_json(source), False
     except json.JSONDecodeError:
@@ -43,6 +51,38 @@ def read_object(reply: str) -> tuple[Any, bool]:
         raise NotJsonError(f"not usable JSON: {error}") from None
 
 
+def read_as(reply: str, form: type[_Reply]) -> tuple[_Reply, bool]:
+    """As `read_object`, and the object must have a form.
+
+    Args:
+        reply: The whole reply.
+        form: A strict model: a number is a number, never `true` or `"4"`.
+
+    Returns:
+        The values, and whether punctuation was mended.
+
+    Raises:
+        NotJsonError: There is no such object; the message names the first key that is wrong.
+    """
+    values, mended = read_object(reply)
+    try:
+        return form.model_validate(values), mended
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])[:KEPT_KEY]
+        raise NotJsonError(f"{where or 'reply'}: {first['msg']}") from None
+
+
+def _after_thinking(reply: str) -> str:
+    """The reply proper. One that begins with its object has no thinking block, whatever its strings quote."""
+    if reply.lstrip().startswith("{"):
+        return reply
+    rest = reply.rpartition("</think>")[2]
+    if "<think>" in rest.partition("{")[0]:
+        raise NotJsonError("the reply is all thinking: its block is never closed")
+    return rest
+
+
 def _object_source(reply: str) -> str:
     start, end = reply.find("{"), reply.rfind("}")
     if start < 0 or end < start:
@@ -51,13 +91,15 @@ def _object_source(reply: str) -> str:
 
 
 def _strict_json(source: str) -> Any:
-    return json.loads(source, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    values = json.loads(source, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    return clean_values(values)[0]
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key for key, _ in pairs}) < len(pairs):
+    values = {clean_text(key)[0]: value for key, value in pairs}
+    if len(values) < len(pairs):
         raise NotJsonError("a key stands twice")
-    return dict(pairs)
+    return values
 
 
 def _refuse_constant(name: str) -> float:

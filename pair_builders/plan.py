@@ -1,0 +1,229 @@
+"""Plans: the sections an answer is written by, after AgentWrite (LongWriter, arXiv 2408.07055, section 3).
+
+A plan is written once for a prompt, or comes with it; then the policy writes section after section, each time seeing
+the plan and everything written so far.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from lpo.build_config import PlanConfig
+from lpo.errors import DataError
+from lpo.llm.asking import Dialect, NoReply, NoReplyError, ask, without_thinking
+from lpo.llm.base import LLM, Request, Sampling
+from lpo.llm.json_object import NotJsonError, read_as
+from lpo.pair_builders.notes import one_line, with_notes
+from lpo.records import Dialogue, PlannedSection, Prompt, fingerprint
+from lpo.templates import Templates, fence
+
+MAX_TITLE = 300
+"""Characters of a title, at most: a longer one is no plan of a section but its text."""
+
+MAX_WORDS = 1_000_000
+
+_LINE = re.compile(r"([0-9]+)[.)]\s+(.+?)(?:\s*\(\s*(?:about\s+)?([0-9]+)\s+words?\s*\))?\.?")
+_MEND = 'give "plan" as a list of titles, or of {"title": "...", "words": 200}'
+
+
+class _Section(BaseModel):
+    """Strict: words are a whole number, never `true`, `"200"` or 200.5."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    title: str
+    words: Annotated[int, Field(ge=1, le=MAX_WORDS)] | None = None
+
+
+class _Reply(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    sections: list[_Section]
+
+
+_GIVEN: TypeAdapter[list[_Section]] = TypeAdapter(list[_Section])
+
+
+class _NotAPlanError(ValueError):
+    """The sections are no plan."""
+
+
+class Planner:
+    """Writes plans.
+
+    Args:
+        llm: The planning model; its most probable reply is taken (temperature 0).
+        config: The `plan` section.
+        dialect: How it is addressed: in JSON, or for a numbered list `1. title (120 words)`.
+        templates: The prompts.
+    """
+
+    def __init__(self, llm: LLM, config: PlanConfig, dialect: Dialect, templates: Templates) -> None:
+        self._llm = llm
+        self._config = config
+        self._dialect = dialect
+        self._templates = templates
+
+    async def plan(self, prompt: Prompt, *, max_sections: int) -> tuple[PlannedSection, ...]:
+        """The plan of a prompt: the one it brings (`meta["plan"]`), else a new one.
+
+        Args:
+            prompt: The writing task.
+            max_sections: The model is told; a longer plan is refused.
+
+        Raises:
+            NoReplyError: No usable plan came.
+            DataError: The prompt brings a plan that cannot be used.
+            BackendError: The model cannot be used.
+        """
+        given = given_plan(prompt, max_sections=max_sections)
+        if given is not None:
+            return given
+        json = self._dialect is Dialect.JSON
+        reply = await ask(self._llm, self._request(prompt, max_sections))
+        try:
+            sections = _read_json(reply) if json else _read_list(self._list(reply))
+            return _checked(sections, max_sections)
+        except (NotJsonError, _NotAPlanError) as error:
+            raise NoReplyError(NoReply.UNPARSABLE, str(error), reply) from None
+
+    def _request(self, prompt: Prompt, max_sections: int) -> Request:
+        request, json = prompt.request, self._dialect is Dialect.JSON
+        more = {} if json else {"chat": self._dialect is Dialect.CHAT}
+        asked = self._templates.render(
+            "plan_json.jinja" if json else "plan_text.jinja", request=request, fence=fence(request, request),
+            max_sections=max_sections, target_words=prompt.target_words, **more,
+        )
+        stop = ("\n\n",) if self._dialect is Dialect.TEXT else ()
+        return Request(
+            context=self._dialect.context(asked),
+            sampling=Sampling(max_tokens=self._config.max_tokens, temperature=0, stop=stop),
+            seed=int(fingerprint(asked, 7), 16), purpose="plan", json_schema=_schema(max_sections) if json else None,
+        )
+
+    def _list(self, reply: str) -> str:
+        """The whole list; plain text goes on after the first number, which the prompt ends with."""
+        return f"1. {reply.strip()}" if self._dialect is Dialect.TEXT else without_thinking(reply)
+
+
+def given_plan(prompt: Prompt, *, max_sections: int) -> tuple[PlannedSection, ...] | None:
+    """The plan that a prompt brings along: `meta["plan"]`, a list of titles or of `{title, words}`.
+
+    Args:
+        prompt: The writing task.
+        max_sections: A longer plan is an error: it would never be written to its end.
+
+    Returns:
+        None when it brings none.
+
+    Raises:
+        DataError: What it brings cannot be used; the error names the prompt.
+    """
+    given = prompt.meta.get("plan")
+    if given is None:
+        return None
+    rows = [{"title": row} if isinstance(row, str) else row for row in cast("list[Any]", given)] \
+        if isinstance(given, list) else given
+    where = f"plan of prompt {prompt.id!r}"
+    try:
+        return _checked(_GIVEN.validate_python(rows), max_sections)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{place}: {first['msg']}".removeprefix(": "), where=where, mend=_MEND) from None
+    except _NotAPlanError as error:
+        raise DataError(str(error), where=where, mend=f"{_MEND}; build.depth limits their number") from None
+
+
+def section_prompt(prompt: Prompt, plan: Sequence[PlannedSection], index: int, templates: Templates) -> Dialogue:
+    """What the policy is asked for one section: the prompt, the plan, and to write this section and stop.
+
+    The text so far is the prefix of the answer, not part of the prompt. A plain-text prompt gets the plan before it,
+    so that what is continued still ends as it did; a model that continues it hardly knows where a section ends.
+
+    Args:
+        prompt: The writing task; it stays as it is.
+        plan: All sections; their words are shown scaled to the length asked for.
+        index: Which section, from 0.
+        templates: The wording.
+    """
+    shares = _shares(prompt, plan)
+    rows = [{"title": one_line(section.title), "words": shares[position] if shares else section.words}
+            for position, section in enumerate(plan)]
+    plain = isinstance(prompt.prompt, str)
+    return with_notes(prompt.prompt, templates.render("section.jinja", plan=rows, index=index, plain=plain))
+
+
+def section_words(prompt: Prompt, plan: Sequence[PlannedSection], index: int) -> int | None:
+    """Words the text should have after a section: the plan's words up to there, scaled to the length asked for.
+
+    Args:
+        prompt: The writing task.
+        plan: All sections. One without words counts as the mean of those that have them.
+        index: Which section, from 0.
+
+    Returns:
+        At least 1; the whole length after the last section. None when neither the prompt nor the whole plan says.
+    """
+    shares = _shares(prompt, plan)
+    return sum(shares[:index + 1]) if shares else None
+
+
+def _shares(prompt: Prompt, plan: Sequence[PlannedSection]) -> list[int] | None:
+    """Words of each section, which add up to the length asked for; None when there is no length."""
+    known = [section.words for section in plan if section.words is not None]
+    if prompt.target_words is None:
+        return known if known and len(known) == len(plan) else None
+    mean = sum(known) / len(known) if known else 1.0
+    weights = [float(section.words) if section.words is not None else mean for section in plan]
+    ends = [max(1, round(prompt.target_words * sum(weights[:end]) / sum(weights))) for end in range(1, len(plan) + 1)]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _schema(max_sections: int) -> dict[str, Any]:
+    section = {
+        "type": "object",
+        "properties": {"title": {"type": "string"}, "words": {"type": ["integer", "null"], "minimum": 1}},
+        "required": ["title", "words"],
+        "additionalProperties": False,
+    }
+    return {
+        "type": "object",
+        "properties": {"sections": {"type": "array", "items": section, "minItems": 1, "maxItems": max_sections}},
+        "required": ["sections"],
+        "additionalProperties": False,
+    }
+
+
+def _read_json(reply: str) -> list[_Section]:
+    return read_as(reply, _Reply)[0].sections
+
+
+def _read_list(text: str) -> list[_Section]:
+    """A numbered list from 1 on, and nothing beside it."""
+    sections: list[_Section] = []
+    for line in filter(None, map(str.strip, text.split("\n"))):
+        match = _LINE.fullmatch(line)
+        if match is None or match[1] != str(len(sections) + 1):
+            raise _NotAPlanError(f"line {len(sections) + 1} is not `{len(sections) + 1}. title (120 words)`")
+        words = match[3]
+        if words is not None and not (len(words) < 8 and 1 <= int(words) <= MAX_WORDS):
+            raise _NotAPlanError(f"section {match[1]}: {words[:8]} words")
+        sections.append(_Section(title=match[2], words=int(words) if words else None))
+    return sections
+
+
+def _checked(sections: Sequence[_Section], max_sections: int) -> tuple[PlannedSection, ...]:
+    if not sections:
+        raise _NotAPlanError("a plan without sections")
+    if len(sections) > max_sections:
+        raise _NotAPlanError(f"{len(sections)} sections are more than {max_sections}")
+    plan = tuple(PlannedSection(title=one_line(section.title), words=section.words) for section in sections)
+    for number, section in enumerate(plan, start=1):
+        if not section.title or len(section.title) > MAX_TITLE:
+            raise _NotAPlanError(f"section {number}: a title has 1 to {MAX_TITLE} characters")
+    return plan
