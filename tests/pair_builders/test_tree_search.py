@@ -4,64 +4,22 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from builder_cases import PLAIN, PROMPT, ByText, build, by_number, config, cut, models, step
 from function_llm import FunctionLLM, completion
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpo.build_config import BuildConfig, RewardConfig
-from lpo.config import SamplingConfig
 from lpo.errors import BackendError, RequestRejectedError
 from lpo.llm.base import Finish
-from lpo.pair_builders import LongDPOBuilder, create_builder, required_words
-from lpo.records import Judgement, Message, Prompt, Reason, SearchNode, SearchTree, Usage
-from lpo.reward import LengthScorer, RepetitionScorer, create_scorer
-
-PROMPT = Prompt(id="p1", prompt=(Message(role="user", content="Write a letter."),), target_words=40)
-PLAIN = Prompt(id="p2", prompt="A letter:\n", target_words=None)
-
-
-class ByText:
-    """Scores a draft by a plain function of it; remembers what it saw."""
-
-    name = "by_text"
-
-    def __init__(self, function):
-        self.function = function
-        self.seen = []
-
-    async def score(self, drafts):
-        self.seen.append(list(drafts))
-        said = [self.function(draft) for draft in drafts]
-        return [Judgement(scorer=self.name, unscored=one) if isinstance(one, str)
-                else Judgement(scorer=self.name, overall=one) for one in said]
-
-
-def config(**changes) -> BuildConfig:
-    return BuildConfig(**{"branching": 4, "depth": 3, "step_tokens": 16, **changes})
-
-
-def build(write, scorer, prompt=PROMPT, seed=0, delay=lambda request: 0, on_layer=lambda: None, **changes):
-    llm = FunctionLLM(write=write, delay=delay)
-    builder = LongDPOBuilder(llm, scorer, config(**changes), SamplingConfig(), on_layer=on_layer)
-    return asyncio.run(builder.build(prompt, seed=seed)), llm
-
-
-def cut(text: str):
-    return completion(text, Finish.LENGTH, [-0.5, -1.5])
-
-
-def by_number(draft):
-    """A score that is the number in the text."""
-    return int("".join(char for char in draft.text if char.isdigit()) or 0) / 100
-
-
-def step(request):
-    return cut(f"Step {request.seed % 90 + 5} is written here. And then it was c")
+from lpo.pair_builders import BuildEvent, create_builder
+from lpo.pair_builders.steps import required_words
+from lpo.records import Reason, SearchNode, SearchTree, Usage
+from lpo.reward import RepetitionScorer
 
 
 def test_a_tree_gives_a_pair_for_each_layer_and_grows_on_the_chosen_text():
     result, llm = build(step, ByText(by_number))
-    [tree] = result.trees
+    tree = result.tree
     assert len(tree.nodes) == 1 + 3 * 4
     assert len(result.pairs) + len(result.rejected) == 3
     by_id = {node.id: node for node in tree.nodes}
@@ -73,7 +31,7 @@ def test_a_tree_gives_a_pair_for_each_layer_and_grows_on_the_chosen_text():
         assert (pair.chosen, pair.rejected) == (chosen.text, rejected.text)
         assert pair.scores.chosen == chosen.judgement
         assert pair.margin == chosen.judgement.overall - rejected.judgement.overall
-        assert pair.id == f"p1/{pair.step}"
+        assert pair.id == f"p1/{pair.provenance['parent']}"
         assert pair.group == "p1"
         assert pair.prompt == PROMPT.prompt
         assert not pair.chosen_ends and not pair.rejected_ends
@@ -84,7 +42,7 @@ def test_a_tree_gives_a_pair_for_each_layer_and_grows_on_the_chosen_text():
 
 def test_node_ids_are_paths_and_the_policy_is_asked_with_the_path_text():
     result, llm = build(step, ByText(by_number))
-    nodes = {node.id: node for node in result.trees[0].nodes}
+    nodes = {node.id: node for node in result.tree.nodes}
     assert nodes["0"].role == "root"
     for node in nodes.values():
         if node.parent is not None:
@@ -106,7 +64,7 @@ def test_a_string_prompt_stays_a_string():
 
 def test_a_token_boundary_leaves_the_step_as_it_was_sampled():
     result, _ = build(step, ByText(by_number), boundary="tokens")
-    assert all(node.text.endswith("it was c") for node in result.trees[0].nodes if node.parent)
+    assert all(node.text.endswith("it was c") for node in result.tree.nodes if node.parent)
 
 
 def test_a_step_inside_a_code_block_that_an_earlier_step_opened_is_not_cut():
@@ -116,7 +74,7 @@ def test_a_step_inside_a_code_block_that_an_earlier_step_opened_is_not_cut():
         return cut(f"{request.index}. Three. Fo")
 
     result, _ = build(write, ByText(by_number), depth=2)
-    assert {node.text for node in result.trees[0].nodes if node.depth == 2} == {
+    assert {node.text for node in result.tree.nodes if node.depth == 2} == {
         f"{index}. Three. Fo" for index in range(4)}
 
 
@@ -129,14 +87,14 @@ def test_an_answer_that_ends_becomes_a_pair_and_stops_the_search():
     assert pair.chosen == "End 13. Yours, M"
     assert pair.chosen_ends
     assert not pair.rejected_ends
-    assert len(result.trees[0].nodes) == 5
+    assert len(result.tree.nodes) == 5
 
 
 def test_a_rejected_side_may_end_while_the_chosen_goes_on():
     def write(request):
         return completion("End 1.") if request.index == 0 else step(request)
 
-    result, _ = build(write, ByText(by_number), rejected="worst")
+    result, _ = build(write, ByText(by_number), pairs={"rejected": "worst"})
     assert [pair.rejected_ends for pair in result.pairs] == [True] * 3
     assert [pair.chosen_ends for pair in result.pairs] == [False] * 3
     assert [pair.step for pair in result.pairs] == [0, 1, 2]
@@ -148,9 +106,8 @@ def test_a_layer_without_a_preference_is_counted_and_the_search_goes_on():
 
     result, _ = build(step, ByText(score))
     assert [(row.id, row.reason) for row in result.rejected] == [("p1/0", Reason.TIE)]
-    assert "continued from 0.0" in result.rejected[0].detail
     assert [pair.step for pair in result.pairs] == [1, 2]
-    assert all(node.role == "unused" for node in result.trees[0].nodes if node.depth == 1)
+    assert all(node.role == "unused" for node in result.tree.nodes if node.depth == 1)
 
 
 def test_where_nothing_is_scored_the_search_stops():
@@ -158,7 +115,7 @@ def test_where_nothing_is_scored_the_search_stops():
     assert [(row.id, row.reason, row.stage) for row in result.rejected] == [("p1/0", Reason.UNSCORED, "build")]
     assert result.pairs == ()
     assert len(llm.requests) == 4
-    assert all(node.judgement.unscored == "cut" for node in result.trees[0].nodes if node.parent)
+    assert all(node.judgement.unscored == "cut" for node in result.tree.nodes if node.parent)
 
 
 @pytest.mark.parametrize(("write", "reason", "layers"), [
@@ -179,7 +136,7 @@ def test_one_rejected_request_costs_one_candidate():
         return RequestRejectedError("filtered") if request.index == 1 else step(request)
 
     result, _ = build(write, ByText(by_number))
-    lost = [node for node in result.trees[0].nodes if node.note]
+    lost = [node for node in result.tree.nodes if node.note]
     assert [node.note for node in lost] == ["request_rejected: filtered"] * 3
     assert len(result.pairs) == 3
 
@@ -211,9 +168,9 @@ def test_drafts_carry_the_length_their_depth_should_have():
 
 
 def test_progress_is_told_after_each_layer():
-    ticks = []
-    build(step, ByText(by_number), on_layer=lambda: ticks.append(1))
-    assert len(ticks) == 3
+    events = []
+    build(step, ByText(by_number), on_event=events.append)
+    assert events == [BuildEvent.LAYER] * 3 + [BuildEvent.PATH]
 
 
 def erratic(request):
@@ -224,19 +181,19 @@ def erratic(request):
                         completion(text, Finish.REFUSED), cut(f"{text} {draw.random()}. End")])
 
 
-@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(2, 4), st.sampled_from(["random", "worst"]))
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(2, 4), st.sampled_from(["random_consistent", "worst"]))
 @settings(max_examples=80, deadline=None)
 def test_every_expanded_layer_gives_one_pair_or_one_rejected_row(seed, depth, branching, rule):
     def score(draft):
         draw = random.Random(draft.so_far)
         return draw.choice([draw.random(), round(draw.random(), 1), "cut", 0.5])
 
-    result, llm = build(erratic, ByText(score), seed=seed, depth=depth, branching=branching, rejected=rule)
-    [tree] = result.trees
+    result, llm = build(erratic, ByText(score), seed=seed, depth=depth, branching=branching, pairs={"rejected": rule})
+    tree = result.tree
     layers = {node.depth for node in tree.nodes} - {0}
     assert len(tree.nodes) == 1 + branching * len(layers)
     assert len(llm.requests) == branching * len(layers)
-    steps = [int(row.id.split("/")[1]) for row in result.rejected] + [pair.step for pair in result.pairs]
+    steps = [row.id.count(".") for row in result.rejected] + [pair.step for pair in result.pairs]
     assert sorted(steps) == [layer - 1 for layer in sorted(layers)]
     for pair in result.pairs:
         assert pair.margin >= 0.01
@@ -263,14 +220,7 @@ def test_another_seed_is_another_tree_and_the_global_generator_is_left_alone():
     first, _ = build(step, ByText(by_number), seed=1)
     second, _ = build(step, ByText(by_number), seed=2)
     assert random.getstate() == before
-    assert first.trees != second.trees
-
-
-def test_a_builder_is_made_from_its_section():
-    builder = create_builder(config(), FunctionLLM(write=step), LengthScorer(), SamplingConfig(), lambda: None)
-    result = asyncio.run(builder.build(PROMPT, seed=0))
-    assert len(result.pairs) + len(result.rejected) == 3
-    assert isinstance(create_scorer(RewardConfig(judge=0, length=1), None), LengthScorer)
+    assert first.tree != second.tree
 
 
 def test_a_tree_is_the_same_when_its_replies_come_from_the_journal_and_reads_back_from_its_file():
@@ -282,4 +232,140 @@ def test_a_tree_is_the_same_when_its_replies_come_from_the_journal_and_reads_bac
 
     cached, _ = build(from_journal, RepetitionScorer(), seed=3)
     assert cached == paid
-    assert SearchTree.model_validate_json(paid.trees[0].model_dump_json()) == paid.trees[0]
+    assert SearchTree.model_validate_json(paid.tree.model_dump_json()) == paid.tree
+
+
+# Several walks
+
+SEARCHES = st.sampled_from(["ucb", "uct", "puct"])
+
+
+def chancy(draft):
+    draw = random.Random(draft.so_far)
+    return draw.choice([draw.random(), round(draw.random(), 1), "cut", 0.5])
+
+
+@given(st.integers(0, 10**6), SEARCHES, st.integers(1, 6), st.sampled_from([None, 40]))
+@settings(max_examples=80, deadline=None)
+def test_visits_add_up_and_values_come_from_scored_ends_alone(seed, algorithm, walks, rollout):
+    search = {"algorithm": algorithm, "num_paths": walks, "rollout_tokens": rollout}
+    result, _ = build(erratic, ByText(chancy), seed=seed, search=search)
+    tree = result.tree
+    nodes = {node.id: node for node in tree.nodes}
+    assert len(tree.paths) == nodes["0"].visits == walks
+    for node in tree.nodes:
+        through = [path for path in tree.paths if node.id in path.nodes]
+        assert node.visits == len(through)
+        values = [path.value for path in through if path.value is not None]
+        assert node.value == (pytest.approx(sum(values) / len(values)) if values else None)
+    for path in tree.paths:
+        leaf = nodes[path.nodes[-1]]
+        end = path.rollout.judgement if path.rollout else leaf.judgement
+        assert path.value == (end.overall if end else None)
+        assert all(nodes[child].parent == parent for parent, child in zip(path.nodes, path.nodes[1:], strict=False))
+        assert all(nodes[one].score is not None for one in path.nodes[1:])
+        goes_on = [node for node in tree.nodes if node.parent == leaf.id and node.score is not None]
+        assert leaf.ends or leaf.depth == 3 or not goes_on
+    layers = {node.parent for node in tree.nodes} - {None}
+    assert {row.id.split("/")[1] for row in result.rejected} | {pair.provenance["parent"] for pair in result.pairs} \
+        == layers
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6), SEARCHES)
+@settings(max_examples=25, deadline=None)
+def test_several_walks_do_not_depend_on_the_order_of_the_replies(seed, order, algorithm):
+    def delay(request):
+        return random.Random(repr((order, request.seed))).randint(0, 20)
+
+    search = {"algorithm": algorithm, "num_paths": 4}
+    assert build(erratic, RepetitionScorer(), seed=seed, search=search)[0] \
+        == build(erratic, RepetitionScorer(), seed=seed, search=search, delay=delay)[0]
+
+
+@given(st.integers(0, 10**6), SEARCHES)
+@settings(max_examples=25, deadline=None)
+def test_one_walk_is_the_greedy_one_whatever_the_algorithm(seed, algorithm):
+    greedy, _ = build(erratic, RepetitionScorer(), seed=seed)
+    single, _ = build(erratic, RepetitionScorer(), seed=seed, search={"algorithm": algorithm, "num_paths": 1})
+    assert single == greedy
+
+
+def test_what_comes_back_turns_later_walks_away_from_a_promising_step_that_leads_nowhere():
+    def write(request):
+        if request.context.prefix.startswith("Trap"):
+            return cut(f"Bad {request.index}. x")
+        if request.context.prefix:
+            return cut(f"Good {request.index}. x")
+        return cut(("Trap 9. x", "Way 8. x")[request.index])
+
+    def score(draft):
+        return {"Trap": 0.9, "Way ": 0.8, "Bad ": 0.1, "Good": 0.95}[draft.text.lstrip()[:4]]
+
+    search = {"num_paths": 4, "exploration": 0.0}
+    result, llm = build(write, ByText(score), branching=2, depth=2, search=search)
+    assert [path.nodes[1] for path in result.tree.paths] == ["0.0", "0.1", "0.1", "0.1"]
+    assert [path.value for path in result.tree.paths] == [0.1, 0.95, 0.95, 0.95]
+    assert len(llm.requests) == 6  # a walk over known ground asks nothing
+    greedy, _ = build(write, ByText(score), branching=2, depth=2)
+    assert [path.nodes[1] for path in greedy.tree.paths] == ["0.0"]
+
+
+def test_a_rollout_is_written_once_to_its_end_and_its_score_goes_back():
+    def write(request):
+        return completion(" The end.") if request.sampling.max_tokens == 40 else step(request)
+
+    scorer = ByText(lambda draft: 0.25 if draft.complete else by_number(draft))
+    result, llm = build(write, scorer, search={"num_paths": 3, "exploration": 0.0, "rollout_tokens": 40})
+    rollouts = [request for request in llm.requests if request.sampling.max_tokens == 40]
+    assert len(rollouts) == len({path.nodes[-1] for path in result.tree.paths})
+    for path in result.tree.paths:
+        assert path.rollout is not None and path.rollout.text == " The end." and path.rollout.ends
+        assert path.value == path.rollout.judgement.overall == 0.25
+    whole = [drafts[0] for drafts in scorer.seen if drafts[0].complete]
+    assert all(draft.required_words == 40 for draft in whole)
+    assert all(pair.chosen != " The end." for pair in result.pairs)
+
+
+def test_a_refused_rollout_has_no_score_and_nothing_but_a_visit_goes_back():
+    def write(request):
+        return RequestRejectedError("too long") if request.sampling.max_tokens == 40 else step(request)
+
+    result, _ = build(write, ByText(by_number), search={"num_paths": 2, "rollout_tokens": 40})
+    assert [path.value for path in result.tree.paths] == [None, None]
+    assert {path.rollout.note for path in result.tree.paths} == {"request_rejected: too long"}
+    assert {node.value for node in result.tree.nodes} == {None}
+    assert result.tree.nodes[0].visits == 2
+
+
+def test_priors_are_the_siblings_shares_of_probability():
+    def write(request):
+        return completion(f"Text {request.index}.", Finish.STOP, [-1.0] if request.index else [-2.0])
+
+    result, _ = build(write, ByText(lambda draft: 0.5), branching=3)
+    layer = [node for node in result.tree.nodes if node.parent]
+    assert sum(node.prior for node in layer) == pytest.approx(1)
+    assert layer[1].prior == layer[2].prior == pytest.approx(layer[0].prior * 2.718281828)
+    without, _ = build(lambda request: completion(f"Text {request.index}."), ByText(lambda draft: 0.5))
+    assert {node.prior for node in without.tree.nodes} == {None}
+
+
+# Other methods
+
+def test_outcome_is_one_layer_of_whole_answers():
+    changes = {"method": "outcome", "outcome": {"samples": 5}, "depth": 4, "step_tokens": 16}
+    builder = create_builder(type(config())(**changes), models(llm := FunctionLLM(write=step), ByText(by_number)))
+    tree = asyncio.run(builder.build(PROMPT, seed=0))
+    assert tree.method == "outcome"
+    assert [node.depth for node in tree.nodes] == [0] + [1] * 5
+    assert {request.sampling.max_tokens for request in llm.requests} == {64}
+    assert all(node.text.endswith("it was c") for node in tree.nodes[1:])
+
+
+def test_the_released_behaviour_walks_once_and_cuts_at_the_budget():
+    settings_ = type(config())(method="longdpo_released", branching=4, depth=3, step_tokens=16)
+    tree = asyncio.run(create_builder(settings_, models(FunctionLLM(write=step), ByText(by_number))).build(
+        PROMPT, seed=0))
+    assert tree.method == "longdpo_released"
+    assert len(tree.paths) == 1
+    assert len(tree.nodes) == 1 + 3 * 4
+    assert all(node.text.endswith("it was c") for node in tree.nodes[1:])
