@@ -11,48 +11,52 @@ together in the next turn, at the price of one `fsync`, and which task runs when
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import struct
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel
-
-from lpo.errors import LpoError, RequestRejectedError
+from lpo.errors import LpoError, NotCalledError, RequestRejectedError
 from lpo.llm.base import LLM, Completion, Finish, Request, ScoreRequest, TokenLogprobs
 from lpo.llm.journal_file import Entry, JournalFile, Outcome
-from lpo.records import Usage
+from lpo.records import Message, Usage
 from lpo.storage import clean_text
 
 HIT = Usage(cached=1)
 
 _log = logging.getLogger(__name__)
 _R = TypeVar("_R", Request, ScoreRequest)
-_A = TypeVar("_A")
+_A = TypeVar("_A", Completion, TokenLogprobs)
 
 
 @dataclass(frozen=True)
 class JournalCounts:
     """What the journal knows.
 
-    Every stored reply was one call, so `ever[ANSWER] == entries` says that no finished call was made twice, in all
-    the processes that ever wrote this file.
+    Every stored reply was asked for once, so `ever[ANSWER] == entries` says that none was asked for twice, in all the
+    processes that ever wrote this file. Requests are counted here, each by itself, also where a back end draws several
+    siblings in one call; `spent` counts calls as they are paid.
 
     Args:
         entries: Replies in the file.
-        calls: Calls this process made, finished or not.
-        hits: Calls this process was spared: answered from the file, or by an equal call in flight.
-        ever: Finished calls since the file was made, by outcome.
+        calls: Requests this process passed on to a model, finished or not.
+        hits: Requests this process was spared: answered from the file, or by an equal one in flight.
+        ever: Finished requests since the file was made, by outcome.
+        spent: What they took, also those that failed or were cut; a failure of which nothing is known is one call.
     """
 
     entries: int
     calls: int
     hits: int
     ever: Mapping[Outcome, int]
+    spent: Usage
 
 
 @dataclass(frozen=True)
@@ -84,24 +88,38 @@ def request_key(identity: Mapping[str, Any], request: Request | ScoreRequest) ->
     Returns:
         64 hexadecimal digits.
     """
-    model = json.dumps(_canonical(dict(identity)), sort_keys=True)
+    return _key(_identity_text(identity), request)
+
+
+def _identity_text(identity: Mapping[str, Any]) -> str:
+    return json.dumps(_canonical(dict(identity)), sort_keys=True)
+
+
+def _key(model: str, request: Request | ScoreRequest) -> str:
     asked = json.dumps([type(request).__name__, _canonical(request)])
     return hashlib.sha256(f"{model}\n{asked}".encode()).hexdigest()
 
 
 def _canonical(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return _canonical(value.model_dump(mode="json"))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _canonical(getattr(value, field.name)) for field in dataclasses.fields(value)
-                if field.name != "siblings"}
-    if isinstance(value, dict):
-        return {str(key): _canonical(item) for key, item in cast("dict[Any, Any]", value).items()}
-    if isinstance(value, (list, tuple)):
-        return [_canonical(item) for item in cast("list[Any]", value)]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
+    kind = type(value)
+    if kind is str or kind is int or value is None:
+        return value
+    if kind is float:
+        return int(value) if value.is_integer() else value
+    if kind is Message:
+        return {"role": value.role, "content": value.content}
+    if kind is dict:
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if kind is list or kind is tuple:
+        return [_canonical(item) for item in value]
+    if dataclasses.is_dataclass(kind):
+        return {name: _canonical(getattr(value, name)) for name in _field_names(kind)}
     return value
+
+
+@functools.cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind) if field.name != "siblings")
 
 
 @dataclass(frozen=True)
@@ -133,6 +151,7 @@ class Journal:
         self._in_flight: dict[str, asyncio.Future[str]] = {}
         self._calls = 0
         self._hits = 0
+        self._spent = self._file.spent()
 
     def __enter__(self) -> Journal:
         return self
@@ -148,7 +167,11 @@ class Journal:
     def counts(self) -> JournalCounts:
         """How much is stored, how many calls were made and how many were spared."""
         self._flush()
-        return JournalCounts(self._file.entries(), self._calls, self._hits, self._file.calls())
+        return JournalCounts(self._file.entries(), self._calls, self._hits, self._file.calls(), self._file.spent())
+
+    def spent(self) -> Usage:
+        """What all finished calls took, in every process that ever wrote this file."""
+        return self._spent
 
     async def answer(self, key: str, purpose: str, call: Callable[[], Awaitable[_A]], codec: Codec[_A]) -> _A:
         """The stored answer to a request, or that of an equal request in flight, or a new one, committed first.
@@ -182,7 +205,7 @@ class Journal:
         try:
             answer = await self._call(key, purpose, call)
             value = json.dumps(codec.to_json(answer), ensure_ascii=False)
-            await self._commit(Entry(key, purpose, codec.outcome(answer, purpose), value))
+            await self._commit(Entry(key, purpose, codec.outcome(answer, purpose), answer.usage, value))
         except Exception as error:
             end.set_exception(error)
             end.exception()  # seen: nobody need be waiting
@@ -199,8 +222,12 @@ class Journal:
         try:
             return await call()
         except Exception as error:
+            usage = error.usage if isinstance(error, LpoError) else None
+            if isinstance(error, NotCalledError) and usage is None:
+                self._calls -= 1
+                raise
             outcome = Outcome.REJECTED if isinstance(error, RequestRejectedError) else Outcome.FAILED
-            self._schedule(_Pending(Entry(key, purpose, outcome), committed=None))
+            self._schedule(_Pending(Entry(key, purpose, outcome, usage or Usage(calls=1)), committed=None))
             raise
 
     async def _commit(self, entry: Entry) -> None:
@@ -211,6 +238,7 @@ class Journal:
 
     def _schedule(self, pending: _Pending) -> None:
         self._pending.append(pending)
+        self._spent += pending.entry.usage
         asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
@@ -248,6 +276,7 @@ class JournaledLLM:
         self.inner = inner
         self.journal = journal
         self.usage: dict[str, Usage] = {}
+        self._identity_text = _identity_text(inner.identity)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -271,7 +300,7 @@ class JournaledLLM:
         await self.inner.close()
 
     async def _ask(self, request: _R, call: Callable[[], Awaitable[_A]], codec: Codec[_A]) -> _A:
-        return await self.journal.answer(request_key(self.identity, request), request.purpose, call, codec)
+        return await self.journal.answer(_key(self._identity_text, request), request.purpose, call, codec)
 
     async def _generate_clean(self, request: Request) -> Completion:
         # Cleaned before it is stored or used, so that a hit and the first answer are the same text.
@@ -283,14 +312,25 @@ class JournaledLLM:
 
 
 def _completion_to_json(completion: Completion) -> dict[str, Any]:
-    return {"text": completion.text, "finish": completion.finish, "logprobs": completion.logprobs,
-            "usage": completion.usage.to_json()}
+    logprobs = completion.logprobs
+    return {"text": completion.text, "finish": completion.finish.value,
+            "logprobs_float64": None if logprobs is None else _packed(logprobs), "usage": completion.usage.to_json()}
 
 
 def _completion_from_json(value: dict[str, Any]) -> Completion:
-    logprobs = value["logprobs"]
+    logprobs = value["logprobs_float64"]
     return Completion(text=value["text"], finish=Finish(value["finish"]),
-                      logprobs=None if logprobs is None else tuple(logprobs), usage=HIT)
+                      logprobs=None if logprobs is None else _unpacked(logprobs), usage=HIT)
+
+
+def _packed(values: Sequence[float]) -> str:
+    """Floats, bit for bit, as base64 of little-endian doubles: decimal digits take 50 times as long, and more room."""
+    return base64.b64encode(struct.pack(f"<{len(values)}d", *values)).decode()
+
+
+def _unpacked(text: str) -> tuple[float, ...]:
+    data = base64.b64decode(text)
+    return struct.unpack(f"<{len(data) // 8}d", data)
 
 
 def _completion_outcome(completion: Completion, purpose: str) -> Outcome:

@@ -6,22 +6,28 @@ A file that is corrupt or of another version is set aside, never used and never 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from lpo.errors import LpoError, RunLockedError
+from lpo.records import Usage
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE replies (key TEXT PRIMARY KEY, purpose TEXT NOT NULL, value TEXT NOT NULL, checksum TEXT NOT NULL);
 CREATE TABLE calls (outcome TEXT PRIMARY KEY, n INTEGER NOT NULL);
+CREATE TABLE spent (calls INTEGER NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL,
+                    seconds REAL NOT NULL, cost REAL);
+INSERT INTO spent VALUES (0, 0, 0, 0, NULL);
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
@@ -52,12 +58,14 @@ class Entry:
         key: From `request_key`.
         purpose: Of the request.
         outcome: Only an answer is stored; everything else is counted.
-        value: The answer as JSON text.
+        usage: What it took; it is paid whatever the outcome.
+        value: The answer as JSON text, its usage under `usage`.
     """
 
     key: str
     purpose: str
     outcome: Outcome
+    usage: Usage
     value: str = ""
 
 
@@ -107,7 +115,7 @@ class JournalFile:
         return row[0]
 
     def write(self, entries: Sequence[Entry]) -> None:
-        """Commit entries in one transaction: all of them or none.
+        """Commit entries and what they took in one transaction: all of it or nothing.
 
         Raises:
             LpoError: The file cannot be written to.
@@ -117,8 +125,10 @@ class JournalFile:
                 for entry in entries:
                     if entry.outcome is Outcome.ANSWER:
                         _insert(connection, entry.key, entry.purpose, entry.value)
-                    connection.execute("INSERT INTO calls VALUES (?, 1) ON CONFLICT DO UPDATE SET n = n + 1",
-                                       (entry.outcome,))
+                counted = Counter(entry.outcome for entry in entries)
+                connection.executemany("INSERT INTO calls VALUES (?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n",
+                                       counted.items())
+                _add_spent(connection, total(entry.usage for entry in entries))
         except sqlite3.Error as error:
             raise _unusable(self.path, error) from None
 
@@ -130,6 +140,28 @@ class JournalFile:
         """How many calls ever finished, by outcome."""
         rows = self._connection.execute("SELECT outcome, n FROM calls")
         return {**dict.fromkeys(Outcome, 0), **{Outcome(name): int(n) for name, n in rows}}
+
+    def spent(self) -> Usage:
+        """What all calls ever took that finished, whatever became of them."""
+        return _spent(self._connection)
+
+
+def total(usages: Iterable[Usage]) -> Usage:
+    """The sum."""
+    return sum(usages, Usage())
+
+
+def _spent(connection: sqlite3.Connection) -> Usage:
+    calls, tokens_in, tokens_out, seconds, cost = connection.execute("SELECT * FROM spent").fetchone()
+    return Usage(calls=calls, tokens_in=tokens_in, tokens_out=tokens_out, seconds=seconds, cost=cost)
+
+
+def _add_spent(connection: sqlite3.Connection, usage: Usage) -> None:
+    connection.execute(
+        "UPDATE spent SET calls = calls + ?1, tokens_in = tokens_in + ?2, tokens_out = tokens_out + ?3, "
+        "seconds = seconds + ?4, cost = coalesce(cost + ?5, cost, ?5)",
+        (usage.calls, usage.tokens_in, usage.tokens_out, usage.seconds, usage.cost),
+    )
 
 
 @contextmanager
@@ -144,9 +176,10 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]
         raise
 
 
-def _insert(connection: sqlite3.Connection, key: str, purpose: str, value: str) -> None:
+def _insert(connection: sqlite3.Connection, key: str, purpose: str, value: str) -> bool:
+    """Store a reply; False when there is one."""
     row = (key, purpose, value, _checksum(key, value))
-    connection.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", row)
+    return connection.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", row).rowcount > 0
 
 
 def _count(connection: sqlite3.Connection) -> int:
@@ -220,19 +253,29 @@ def _set_aside(path: Path) -> Path:
 def _take_over(broken: Path, connection: sqlite3.Connection) -> int:
     """Copy every reply of a broken file that matches its checksum. Read from both ends: a bad page stops a scan."""
     source = _connect(broken)
+    paid = Usage()
     with _transaction(connection):
         for order in ("ASC", "DESC"):
             with suppress(sqlite3.DatabaseError):
                 if source.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
                     break
                 for row in source.execute(f"SELECT key, purpose, value, checksum FROM replies ORDER BY rowid {order}"):
-                    if _is_whole(row[0], row[2], row[3]):
-                        _insert(connection, row[0], str(row[1]), row[2])
+                    if _is_whole(row[0], row[2], row[3]) and _insert(connection, row[0], str(row[1]), row[2]):
+                        paid += Usage.model_validate(json.loads(row[2])["usage"])
         saved = _count(connection)
         # The old counters are lost with the file; what was taken over was called once.
         connection.execute("INSERT INTO calls VALUES (?, ?)", (Outcome.ANSWER, saved))
+        _add_spent(connection, _still_readable(source) or paid)
     source.close()
     return saved
+
+
+def _still_readable(source: sqlite3.Connection) -> Usage | None:
+    """The totals of a broken file; a damaged page elsewhere leaves them legible."""
+    try:
+        return _spent(source) if source.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION else None
+    except (sqlite3.DatabaseError, TypeError, ValueError):
+        return None
 
 
 def _unusable(path: Path, error: sqlite3.Error | OSError) -> LpoError:
