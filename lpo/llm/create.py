@@ -18,7 +18,7 @@ def create_llm(config: ModelConfig, *, adapter: Path | None = None) -> LLM:
 
     Raises:
         BackendError: The model cannot be used.
-        ConfigError: An adapter is asked of a server.
+        ConfigError: An adapter is asked of a server or of vLLM.
     """
     if config.backend == "openai":
         if adapter is not None:
@@ -27,6 +27,13 @@ def create_llm(config: ModelConfig, *, adapter: Path | None = None) -> LLM:
         from lpo.llm.openai import OpenAILLM
 
         return OpenAILLM(config)
+    if config.backend == "vllm":
+        if adapter is not None:
+            raise ConfigError("an adapter cannot be put on a model that vLLM runs", where=str(adapter),
+                              mend="use backend: transformers here, or merge the adapter into the weights")
+        from lpo.llm.vllm import VllmLLM
+
+        return VllmLLM(config)
     from lpo.llm.transformers import TransformersLLM
 
     return TransformersLLM.load(config, adapter=adapter)
