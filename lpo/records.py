@@ -331,6 +331,8 @@ class Reason(StrEnum):
     NOTHING_TO_SCORE = "nothing_to_score"
     TEMPLATE = "template"
     """The chat template does not keep the rendered prompt as the beginning of the rendered row."""
+    HELD_OUT = "held_out"
+    """Its prompt is, or nearly is, one that models are measured on."""
     MALFORMED = "malformed"
 
 

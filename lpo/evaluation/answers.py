@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from lpo.config import EvalConfig
 from lpo.errors import RequestRejectedError
 from lpo.llm.base import LLM, Context, Finish, Request, Sampling
+from lpo.llm.side_by_side import side_by_side
 from lpo.records import Judgement, Prompt, Record, fingerprint
 from lpo.reward import Draft, Scorer, length_score, repeated_ngram_share
 from lpo.words import count_words
 
-T = TypeVar("T")
 ModelName = Literal["base", "trained"]
+
+AT_ONCE = 64
+"""Texts that are worked on at the same time, where nobody says otherwise."""
 
 
 class AnswerScores(Record):
@@ -61,9 +64,9 @@ def decoding(config: EvalConfig, *, seed: int) -> dict[str, Any]:
 
 async def generate_answers(
     llm: LLM, prompts: Sequence[Prompt], config: EvalConfig, *, seed: int, model_name: ModelName,
-    on_done: Callable[[], None] = lambda: None,
+    on_done: Callable[[], None] = lambda: None, at_once: int = AT_ONCE, stop: asyncio.Event | None = None,
 ) -> list[Answer]:
-    """Let a model answer prompts, all at once (the back end batches), and score what needs no judge.
+    """Let a model answer prompts, many at once (the back end batches), and score what needs no judge.
 
     Each prompt has its own seed, made from the run's seed and the prompt's id: base and trained model draw with the
     same seeds, and no answer depends on which other prompts are asked.
@@ -75,6 +78,8 @@ async def generate_answers(
         seed: The run's seed.
         model_name: Which model this is, for the records.
         on_done: Called after each answer.
+        at_once: Prompts asked at the same time.
+        stop: As in `side_by_side`.
 
     Returns:
         One answer for each prompt, in order. A prompt that the server refuses has an answer without text or scores.
@@ -96,7 +101,7 @@ async def generate_answers(
         on_done()
         return result
 
-    return await gather_all([answer(prompt) for prompt in prompts])
+    return await side_by_side(prompts, answer, at_once=at_once, stop=stop)
 
 
 def score_text(
@@ -119,7 +124,8 @@ def score_text(
 
 
 async def judge_answers(
-    answers: Sequence[Answer], prompts: Sequence[Prompt], judge: Scorer, *, on_done: Callable[[], None] = lambda: None
+    answers: Sequence[Answer], prompts: Sequence[Prompt], judge: Scorer, *, on_done: Callable[[], None] = lambda: None,
+    at_once: int = AT_ONCE, stop: asyncio.Event | None = None,
 ) -> list[Answer]:
     """Let a judge score answers. An answer that was refused is unscored without asking.
 
@@ -128,6 +134,8 @@ async def judge_answers(
         prompts: The prompts, in any order.
         judge: Scores drafts on 0–1.
         on_done: Called after each judgement.
+        at_once: Answers judged at the same time.
+        stop: As in `side_by_side`.
 
     Returns:
         The answers with their judgements, in order.
@@ -148,20 +156,7 @@ async def judge_answers(
         scores = answer.scores.model_copy(update={"judge": judgement.overall})
         return answer.model_copy(update={"judgement": judgement, "scores": scores})
 
-    return await gather_all([judged(answer) for answer in answers])
-
-
-async def gather_all(work: Sequence[Awaitable[T]]) -> list[T]:
-    """Run work side by side. When one item fails the others are waited for: their calls are paid for and stored.
-
-    Raises:
-        BaseException: The first failure, by position.
-    """
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if not isinstance(result, BaseException)]
+    return await side_by_side(answers, judged, at_once=at_once, stop=stop)
 
 
 def _request_seed(seed: int, prompt: Prompt) -> int:

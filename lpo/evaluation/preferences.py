@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Sequence
 
 from lpo.errors import RequestRejectedError
-from lpo.evaluation.answers import gather_all
+from lpo.evaluation.answers import AT_ONCE
 from lpo.evaluation.intervals import Interval, bootstrap_mean
 from lpo.llm.base import LLM, Context, ScoreRequest
+from lpo.llm.side_by_side import side_by_side
 from lpo.records import PreferencePair, Reason, Record
 
 
@@ -39,7 +41,8 @@ class PreferenceRow(Record):
 
 
 async def preference_logprobs(
-    llm: LLM, pairs: Sequence[PreferencePair], *, on_done: Callable[[], None] = lambda: None
+    llm: LLM, pairs: Sequence[PreferencePair], *, on_done: Callable[[], None] = lambda: None, at_once: int = AT_ONCE,
+    stop: asyncio.Event | None = None,
 ) -> list[SideLogprobs]:
     """Mean log-probability per token of both sides of pairs, after prompt and prefix.
 
@@ -50,6 +53,8 @@ async def preference_logprobs(
         llm: The model.
         pairs: The pairs.
         on_done: Called after each pair.
+        at_once: Pairs scored at the same time.
+        stop: As in `side_by_side`.
 
     Returns:
         One value for each pair, in order.
@@ -70,7 +75,7 @@ async def preference_logprobs(
         on_done()
         return result
 
-    return await gather_all([score(pair) for pair in pairs])
+    return await side_by_side(pairs, score, at_once=at_once, stop=stop)
 
 
 def preference_rows(

@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 
 async def side_by_side(
-    items: Iterable[T], work: Callable[[T], Awaitable[R]], *, at_once: int, stop: asyncio.Event
+    items: Iterable[T], work: Callable[[T], Awaitable[R]], *, at_once: int, stop: asyncio.Event | None = None
 ) -> list[R]:
     """Do work on every item, at most `at_once` items at a time; there are never more tasks than that.
 
@@ -24,7 +24,7 @@ async def side_by_side(
         items: What to work on; taken one by one, in order.
         work: What to do with one of them.
         at_once: Items worked on at the same time.
-        stop: Set here at the first failure, or by others: then nothing new is begun.
+        stop: Set here at the first failure, or by others: then nothing new is begun. By default nobody else's.
 
     Returns:
         The results, in the order of the items.
@@ -33,6 +33,7 @@ async def side_by_side(
         Exception: The first failure. A `StoppedError` gives way to any other, whose consequence it may be.
         StoppedError: Somebody set `stop` before every item was begun.
     """
+    stop = stop or asyncio.Event()
     waiting = enumerate(items)
     results: dict[int, R] = {}
     failures: list[Exception] = []

@@ -1,43 +1,77 @@
-"""The build stage: prompts become trees and pairs."""
+"""The build stage: prompts become trees and pairs.
+
+Trees are built side by side and put on disk as they finish; the files are written in the order of the prompts at the
+end. What was asked of a model is in the journal: a build that was stopped is simply run again.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from lpo.config import RunConfig
-from lpo.errors import NothingLeftError, UnsoundError
-from lpo.pair_builders import BuildResult, PairBuilder, create_builder
+from lpo.errors import NothingLeftError
+from lpo.llm.side_by_side import side_by_side
+from lpo.pair_builders.create import create_builder
+from lpo.pair_builders.mixing import General
+from lpo.pair_builders.pairs import Derived, pairs_of
 from lpo.prompts import PromptSet
-from lpo.records import Judgement, Prompt, SearchTree, Usage
-from lpo.reward import Draft, Scorer, create_judge, create_scorer, rank_stability
+from lpo.records import Prompt, RejectedRow, SearchTree, Usage
+from lpo.reward import RankStability, rank_stability
+from lpo.run.build_counts import ENOUGH, BuildCounts, check_failures, count_pairs, count_tree, listed
+from lpo.run.build_mixing import Mixed, mixed_in, usable_general
+from lpo.run.build_models import BuildStageModels, open_models
+from lpo.run.build_progress import BuildProgress
+from lpo.run.build_spool import Spool
+from lpo.run.build_stability import Rankings, rankings_of
 from lpo.run.directory import RunDirectory
-from lpo.run.models import Models, judge_config
+from lpo.run.models import Models
 from lpo.run.progress import Reporter
-from lpo.storage import write_json, write_jsonl
+from lpo.storage import json_line, open_atomic, write_json
+
+TREES, PAIRS, REJECTED = range(3)
+"""The blocks that a prompt has in the spool."""
+
+log = logging.getLogger("lpo.run.building")
 
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """Counts of a finished build, as stored in build.json."""
+    """A finished build, as stored in build.json.
+
+    Args:
+        prompts: Prompts that were built from.
+        counts: What happened, rejected prompts and what was mixed in counted.
+        usage: What model calls of this start took.
+        usage_by_purpose: The same, by what was asked.
+        stability: Whether the judge's ranking survives another wording; None when it was not looked at.
+        mixed: General preference data; None when nothing is mixed in.
+        cleaned_characters: Characters of the prompts that were replaced or dropped.
+    """
 
     prompts: int
-    trees: int
-    layers: int
-    candidates: int
-    pairs: int
-    rejected: dict[str, int]
+    counts: BuildCounts
     usage: Usage
-    judgements: dict[str, Any]
-    stability: dict[str, Any] | None
+    usage_by_purpose: dict[str, Usage]
+    stability: RankStability | None
+    mixed: Mixed | None
     cleaned_characters: int
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**self.__dict__, "usage": self.usage.to_json()}
+        counts = self.counts.to_json()
+        return {
+            "prompts": self.prompts, **counts,
+            "judgements": {"scored": self.counts.scored, "unscored": self.counts.unscored.total(),
+                           "reasons": counts["unscored"]},
+            "usage": self.usage.to_json(),
+            "usage_by_purpose": {purpose: usage.to_json() for purpose, usage in self.usage_by_purpose.items()},
+            "stability": self.stability.__dict__ if self.stability is not None else None,
+            "mixed": self.mixed.to_json() if self.mixed is not None else None,
+            "cleaned_characters": self.cleaned_characters,
+        }
 
 
 async def build(config: RunConfig, prompts: PromptSet, directory: RunDirectory, models: Models,
@@ -46,131 +80,145 @@ async def build(config: RunConfig, prompts: PromptSet, directory: RunDirectory, 
 
     Raises:
         NothingLeftError: No pair was left; the reasons are listed.
-        UnsoundError: Too many judgements have no score.
+        UnsoundError: Too many judgements have no score, or checks no verdict.
+        NotCalledError: The user stopped the build, or its budget is spent.
     """
-    policy = models.get(config.policy)
-    judging = judge_config(config)
-    judge_llm = models.get(judging) if config.build.reward.judge else None
-    judge = create_judge(judging, judge_llm) if judge_llm is not None else None
-    scorer = create_scorer(config.build.reward, judge)
-    layers_done = 0
-    total_layers = len(prompts.build) * config.build.depth
-    with reporter.bar("build", total_layers, "layers") as update:
-
-        def on_layer() -> None:
-            nonlocal layers_done
-            layers_done += 1
-            usage = models.usage()
-            update(layers_done,
-                   f"{usage.calls} calls, {usage.cached} from the journal, {usage.tokens_out} tokens written")
-
-        builder = create_builder(config.build, policy, scorer, config.policy.sampling, on_layer=on_layer)
-        results = await _build_all(builder, prompts.build, config, models)
-        update(total_layers, "done")
-    trees = [tree for result in results for tree in result.trees]
-    judgements = count_judgements(trees)
-    _check_unscored(judgements, config.build.max_unscored)
-    stability = None
-    if config.build.stability_check and judge is not None and judge_llm is not None:
-        stability = await measure_stability(trees, judge, create_judge(judging, judge_llm, reworded=True))
-    pairs = [pair for result in results for pair in result.pairs]
-    rejected = [*prompts.rejected, *(row for result in results for row in result.rejected)]
-    summary = BuildSummary(
-        prompts=len(prompts.build), trees=len(trees), layers=sum(_layers(tree) for tree in trees),
-        candidates=sum(len(tree.nodes) - 1 for tree in trees), pairs=len(pairs),
-        rejected=dict(Counter(row.reason.value for row in rejected)), usage=models.usage(), judgements=judgements,
-        stability=stability, cleaned_characters=prompts.cleaned,
-    )
-    write_jsonl(directory / "trees.jsonl", (tree.to_json() for tree in trees))
-    write_jsonl(directory / "rejected_rows.jsonl", (row.to_json() for row in rejected))
-    write_jsonl(directory / "pairs.jsonl", (pair.to_json() for pair in pairs))
+    general = usable_general(config, prompts.held_out)
+    stage_models = open_models(config, models)
+    with Spool(directory.path, len(prompts.build), kinds=3) as spool:
+        work = _Work(config, stage_models, spool)
+        await work.build_all(prompts.build, models, reporter)
+        check_failures(work.counts, config.build.max_unscored)
+        counts = work.counts
+        counts += count_pairs((), (*prompts.rejected, *general.rejected))
+        mixed = mixed_in(config, general, counts.pairs)
+        summary = BuildSummary(
+            prompts=len(prompts.build), counts=counts, usage=models.usage(),
+            usage_by_purpose=models.usage_by_purpose(), stability=work.stability(),
+            mixed=mixed.counts if mixed is not None else None, cleaned_characters=prompts.cleaned,
+        )
+        _write(directory, spool, prompts.rejected, general, mixed.pairs if mixed is not None else ())
     write_json(directory / "build.json", summary.to_json())
-    _report(summary, reporter)
-    if not pairs:
-        raise NothingLeftError(f"no pair was built: {_listed(summary.rejected) or 'nothing came in'}",
-                               mend="rejected_rows.jsonl says why for each row; lower build.min_margin or raise "
+    for line in summary_lines(summary):
+        reporter.say(line)
+    if not counts.pairs:
+        raise NothingLeftError(f"no pair was built: {listed(counts.rejected) or 'nothing came in'}",
+                               mend="rejected_rows.jsonl says why for each row; lower build.pairs.min_margin or raise "
                                     "build.branching")
     return summary
 
 
-async def _build_all(builder: PairBuilder, prompts: Sequence[Prompt], config: RunConfig,
-                     models: Models) -> list[BuildResult]:
-    """Build every prompt, a limited number at once. When one fails, the others finish what they have in flight."""
-    slots = asyncio.Semaphore(config.build.concurrency)
+class _Work:
+    """Builds trees, counts what happened, and puts them into the spool.
 
-    async def one(prompt: Prompt) -> BuildResult:
-        async with slots:
-            return await builder.build(prompt, seed=config.seed)
-
-    return await models.gather([one(prompt) for prompt in prompts])
-
-
-def count_judgements(trees: Sequence[SearchTree]) -> dict[str, Any]:
-    """How many candidates were scored, and why others were not."""
-    judgements = [node.judgement for tree in trees for node in tree.nodes if node.judgement is not None]
-    reasons = Counter(judgement.unscored for judgement in judgements if judgement.unscored is not None)
-    return {"scored": len(judgements) - reasons.total(), "unscored": reasons.total(), "reasons": dict(reasons)}
-
-
-def _check_unscored(judgements: dict[str, Any], allowed: float) -> None:
-    total = judgements["scored"] + judgements["unscored"]
-    if total and judgements["unscored"] / total > allowed:
-        raise UnsoundError(
-            f"{judgements['unscored']} of {total} judgements have no score ({_listed(judgements['reasons'])}), "
-            f"more than build.max_unscored = {allowed:g} allows",
-            mend="look at the judge's replies (journal.sqlite), use a stronger judge, or raise build.max_unscored",
-        )
-
-
-async def measure_stability(trees: Sequence[SearchTree], judge: Scorer, reworded: Scorer) -> dict[str, Any] | None:
-    """Judge every tree's first layer under a reworded rubric and compare the rankings.
-
-    Both rankings come from the judge alone, whatever else the reward mixes in.
-
-    Returns:
-        Kendall's tau (mean over layers), share of layers with the same best candidate, number of layers; None when
-        no layer has two scored candidates.
+    Args:
+        config: The run.
+        models: Of the stage.
+        spool: Takes trees, pairs and rejected rows.
     """
-    layers = [drafts for drafts in map(_first_layer, trees) if len(drafts) >= 2]
-    original = await asyncio.gather(*(judge.score(drafts) for drafts in layers))
-    other = await asyncio.gather(*(reworded.score(drafts) for drafts in layers))
-    both = [_both_scored(first, second) for first, second in zip(original, other, strict=True)]
-    usable = [pair for pair in both if len(pair[0]) >= 2]
-    if not usable:
-        return None
-    result = rank_stability([first for first, _ in usable], [second for _, second in usable])
-    return dict(result.__dict__)
+
+    def __init__(self, config: RunConfig, models: BuildStageModels, spool: Spool) -> None:
+        self._config, self._models, self._spool = config, models, spool
+        self._rankings: dict[int, Rankings] = {}
+        self.counts = BuildCounts()
+
+    async def build_all(self, prompts: tuple[Prompt, ...], models: Models, reporter: Reporter) -> None:
+        """Build every prompt, a limited number at once."""
+        build = self._config.build
+        with reporter.bar("build", len(prompts), "trees") as update:
+            progress = BuildProgress(build, len(prompts), models.usage, update)
+            builder = create_builder(build, self._models.builder, progress.on_event)
+
+            async def work(item: tuple[int, Prompt]) -> None:
+                index, prompt = item
+                tree = await builder.build(prompt, seed=self._config.seed)
+                await self._rank_again(index, tree)
+                self._finish(index, pairs_of(tree, build))
+                progress.tree_done(tree)
+                check_failures(self.counts, build.max_unscored, enough=ENOUGH)
+
+            try:
+                await side_by_side(enumerate(prompts), work, at_once=build.concurrency, stop=models.stop)
+            except BaseException:
+                reporter.say(f"{progress.trees} of {len(prompts)} trees are done; every reply that came is kept, and "
+                             "the same command goes on from there")
+                raise
+
+    def stability(self) -> RankStability | None:
+        """How far the judge's two rankings agree, over all trees; None when no layer could be compared."""
+        if not self._rankings:
+            return None
+        both = [rankings for _, rankings in sorted(self._rankings.items())]
+        return rank_stability([rankings.first for rankings in both], [rankings.second for rankings in both])
+
+    async def _rank_again(self, index: int, tree: SearchTree) -> None:
+        judge, reworded = self._models.judge, self._models.reworded
+        if not self._config.build.stability_check or judge is None or reworded is None:
+            return
+        rankings = await rankings_of(tree, judge.name, reworded)
+        if rankings is not None:
+            self._rankings[index] = rankings
+
+    def _finish(self, index: int, derived: Derived) -> None:
+        self.counts += count_tree(derived.tree)
+        self.counts += count_pairs(derived.pairs, derived.rejected)
+        self._spool.put(index, (_lines([derived.tree]), _lines(derived.pairs), _lines(derived.rejected)))
+        _log_failures(derived.tree)
 
 
-def _first_layer(tree: SearchTree) -> list[Draft]:
-    return [Draft(prompt=tree.prompt, prefix="", text=node.text, complete=node.ends, required_words=None)
-            for node in tree.nodes if node.depth == 1 and node.judgement is not None]
+def _lines(records: Iterable[Any]) -> bytes:
+    return "".join(json_line(record.to_json()) for record in records).encode()
 
 
-def _both_scored(first: Sequence[Judgement], second: Sequence[Judgement]) -> tuple[list[float], list[float]]:
-    pairs = [(one.overall, two.overall) for one, two in zip(first, second, strict=True)]
-    scored = [(one, two) for one, two in pairs if one is not None and two is not None]
-    return [one for one, _ in scored], [two for _, two in scored]
+def _log_failures(tree: SearchTree) -> None:
+    """What models said that could not be used, for those who look why."""
+    for node in tree.nodes:
+        if node.judgement is not None and node.judgement.unscored is not None:
+            log.info("%s/%s has no score: %s %s", tree.id, node.id, node.judgement.unscored, node.judgement.parts)
+        for kind, why in node.failures.items():
+            log.info("%s/%s: %s failed: %s", tree.id, node.id, kind, why)
 
 
-def _layers(tree: SearchTree) -> int:
-    return len({node.parent for node in tree.nodes if node.parent is not None})
+def _write(directory: RunDirectory, spool: Spool, rejected_prompts: Iterable[RejectedRow], general: General,
+           mixed: Iterable[Any]) -> None:
+    """The files of the stage, in the order of the prompts."""
+    with open_atomic(directory / "trees.jsonl") as handle:
+        handle.writelines(spool.blocks(TREES))
+    with open_atomic(directory / "rejected_rows.jsonl") as handle:
+        handle.write(_lines(rejected_prompts))
+        handle.writelines(spool.blocks(REJECTED))
+        handle.write(_lines(general.rejected))
+    with open_atomic(directory / "pairs.jsonl") as handle:
+        handle.writelines(spool.blocks(PAIRS))
+        handle.writelines(_lines([pair]) for pair in mixed)
 
 
-def _listed(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name}: {count}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
-
-
-def _report(summary: BuildSummary, reporter: Reporter) -> None:
-    usage = summary.usage
-    reporter.say(f"built {summary.pairs} pairs from {summary.prompts} prompts: {summary.layers} layers, "
-                 f"{summary.candidates} candidates")
-    reporter.say(f"rejected: {_listed(summary.rejected) or 'none'}; unscored judgements: "
-                 f"{summary.judgements['unscored']} of {summary.judgements['scored'] + summary.judgements['unscored']}")
-    if summary.stability is not None and summary.stability["kendall_tau"] is not None:
-        reporter.say(f"the judge's ranking under a reworded rubric: Kendall's tau "
-                     f"{summary.stability['kendall_tau']:.2f}, the same best candidate in "
-                     f"{summary.stability['same_best']:.0%} of {summary.stability['layers']} layers")
+def summary_lines(summary: BuildSummary) -> list[str]:
+    """What a person is told of a finished build."""
+    counts, usage = summary.counts, summary.usage
+    judged = counts.scored + counts.unscored.total()
+    lines = [
+        f"built {counts.pairs} pairs from {summary.prompts} prompts: {counts.paths} paths, {counts.layers} layers, "
+        f"{counts.candidates} candidates" + (f" (set aside: {listed(counts.set_aside)})" if counts.set_aside else ""),
+        f"rejected: {listed(counts.rejected) or 'none'}; unscored judgements: {counts.unscored.total()} of {judged}"
+        + (f" ({listed(counts.unscored)})" if counts.unscored else "")
+        + (f"; grades invented by the released method: {counts.invented}" if counts.invented else ""),
+    ]
+    if counts.facts or counts.failed_extractions:
+        failed = [f"{reasons.total()} {what} ({listed(reasons)})" for what, reasons in (
+            ("extractions", counts.failed_extractions), ("checks", counts.failed_checks)) if reasons]
+        lines.append(f"memory: {counts.facts} facts of {counts.continued} steps, {counts.vetoed} of {counts.checked} "
+                     f"candidates vetoed" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    if counts.refinements:
+        lines.append(f"weak steps: {counts.refinements.total()}, {listed(counts.refinements)}")
+    stability = summary.stability
+    if stability is not None and stability.kendall_tau is not None:
+        lines.append(f"the judge's ranking under a reworded rubric: Kendall's tau {stability.kendall_tau:.2f}, the "
+                     f"same best candidate in {stability.same_best:.0%} of {stability.layers} layers")
+    if summary.mixed is not None:
+        lines.append(str(summary.mixed))
     cost = "" if usage.cost is None else f", cost {usage.cost:.4f}"
-    reporter.say(f"calls: {usage.calls} made, {usage.cached} from the journal; tokens: {usage.tokens_in} read, "
-                 f"{usage.tokens_out} written{cost}")
+    purposes = ", ".join(f"{purpose} {used.calls + used.cached}" for purpose, used in summary.usage_by_purpose.items())
+    lines.append(f"calls: {usage.calls} made, {usage.cached} from the journal ({purposes}); tokens: {usage.tokens_in} "
+                 f"read, {usage.tokens_out} written{cost}")
+    return lines

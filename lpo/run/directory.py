@@ -36,7 +36,7 @@ class Stage(StrEnum):
     @property
     def sections(self) -> tuple[str, ...]:
         """The sections of the configuration this stage and those before it depend on."""
-        build = ("seed", "prompts", "policy", "judge", "build")
+        build = ("seed", "prompts", "policy", "judge", "critic", "build")
         return {Stage.BUILD: build, Stage.TRAIN: (*build, "train"), Stage.EVAL: (*build, "train", "eval")}[self]
 
     @property

@@ -28,7 +28,7 @@ from lpo.records import PreferencePair, Prompt
 from lpo.reward import create_judge
 from lpo.run import environment
 from lpo.run.directory import RunDirectory
-from lpo.run.models import Models, judge_config
+from lpo.run.models import Models, judge_config, texts_at_once
 from lpo.run.progress import Reporter
 from lpo.run.training import final_weights, load_pairs, split_groups
 from lpo.storage import write_json, write_jsonl
@@ -71,9 +71,11 @@ async def evaluate(config: RunConfig, prompts: PromptSet, directory: RunDirector
         base = await measure("base", config.trained_model, None)
         trained = await measure("trained", *_trained_model(config, weights))
         if judge is not None:
-            base = Measured(await judge_answers(base.answers, asked, judge, on_done=on_done), base.preferences)
-            trained = Measured(await judge_answers(trained.answers, asked, judge, on_done=on_done),
-                               trained.preferences)
+            base, trained = [
+                Measured(await judge_answers(measured.answers, asked, judge, on_done=on_done, stop=models.stop,
+                                             at_once=texts_at_once(judge_config(config))), measured.preferences)
+                for measured in (base, trained)
+            ]
     rows = preference_rows(held_out_pairs, base.preferences, trained.preferences)
     note = JudgeNote(name=judge.name, model=judge_config(config).model,
                      was_training_reward=config.build.reward.judge > 0) if judge else None
@@ -94,8 +96,10 @@ async def _measure(name: ModelName, model: ModelConfig, adapter: Path | None, as
                    pairs: Sequence[PreferencePair], config: RunConfig, models: Models,
                    on_done: Callable[[], None]) -> Measured:
     llm = models.get(model, adapter)
-    answers = await generate_answers(llm, asked, config.eval, seed=config.seed, model_name=name, on_done=on_done)
-    return Measured(answers, await preference_logprobs(llm, pairs, on_done=on_done))
+    answers = await generate_answers(llm, asked, config.eval, seed=config.seed, model_name=name, on_done=on_done,
+                                     at_once=texts_at_once(model), stop=models.stop)
+    return Measured(answers, await preference_logprobs(llm, pairs, on_done=on_done, at_once=texts_at_once(model),
+                                                       stop=models.stop))
 
 
 def _trained_model(config: RunConfig, weights: Path) -> tuple[ModelConfig, Path | None]:

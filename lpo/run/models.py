@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from lpo.config import JudgeConfig, ModelConfig, RunConfig
-from lpo.errors import StoppedError
 from lpo.llm.base import LLM, Completion, Request, ScoreRequest, TokenLogprobs
 from lpo.llm.create import create_llm
 from lpo.llm.journal import Journal, JournaledLLM
+from lpo.llm.side_by_side import stopped_error
 from lpo.records import Usage
-
-T = TypeVar("T")
 
 
 class StoppableLLM:
@@ -44,8 +40,7 @@ class StoppableLLM:
 
     def _check(self) -> None:
         if self._stop.is_set():
-            raise StoppedError("stopped on request", mend="run the same command again to continue: "
-                               "finished model calls are stored and will not be made again")
+            raise stopped_error()
 
 
 def judge_config(config: RunConfig) -> JudgeConfig:
@@ -60,11 +55,11 @@ class Models:
 
     Args:
         journal: Where finished calls are kept.
-        stop: Set when the user asks the run to stop.
+        stop: Set when the user asks the run to stop, or something failed: then no new call is made.
     """
 
     def __init__(self, journal: Journal, stop: asyncio.Event) -> None:
-        self._journal, self._stop = journal, stop
+        self._journal, self.stop = journal, stop
         self._loaded: dict[str, JournaledLLM] = {}
 
     def get(self, config: ModelConfig, adapter: Path | None = None) -> JournaledLLM:
@@ -74,39 +69,29 @@ class Models:
         key = repr((sorted(engine.items()), adapter))
         if key not in self._loaded:
             engine_llm = create_llm(config, adapter=adapter)
-            self._loaded[key] = JournaledLLM(StoppableLLM(engine_llm, self._stop), self._journal)
+            self._loaded[key] = JournaledLLM(StoppableLLM(engine_llm, self.stop), self._journal)
         return self._loaded[key]
-
-    async def gather(self, work: Sequence[Awaitable[T]]) -> list[T]:
-        """Run work side by side. The first failure stops new calls, those in flight finish and are stored.
-
-        Raises:
-            BaseException: The first failure, or `StoppedError` when the user asked to stop.
-        """
-
-        async def guarded(item: Awaitable[T]) -> T:
-            try:
-                return await item
-            except BaseException:
-                self._stop.set()
-                raise
-
-        results = await asyncio.gather(*(guarded(item) for item in work), return_exceptions=True)
-        failures = [result for result in results if isinstance(result, BaseException)]
-        if failures:
-            raise next((failure for failure in failures if not isinstance(failure, StoppedError)), failures[0])
-        return [result for result in results if not isinstance(result, BaseException)]
 
     def usage(self) -> Usage:
         """What all calls of these models took so far."""
-        total = Usage()
+        return sum(self.usage_by_purpose().values(), Usage())
+
+    def usage_by_purpose(self) -> dict[str, Usage]:
+        """The same, by the purposes of the requests, in the order of their names."""
+        used: dict[str, Usage] = {}
         for llm in self._loaded.values():
-            for usage in llm.usage.values():
-                total = total + usage
-        return total
+            for purpose, usage in llm.usage.items():
+                used[purpose] = used.get(purpose, Usage()) + usage
+        return dict(sorted(used.items()))
 
     async def close(self) -> None:
         """Free every model."""
         for llm in self._loaded.values():
             await llm.close()
         self._loaded.clear()
+
+
+def texts_at_once(config: ModelConfig) -> int:
+    """How many texts to ask a model for at the same time: twice what it works on, so that it never waits for us."""
+    return 2 * {"transformers": config.batch_size, "openai": config.max_concurrency,
+                "vllm": config.max_num_seqs}[config.backend]

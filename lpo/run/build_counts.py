@@ -1,0 +1,195 @@
+"""What happened in a build, counted tree by tree: sums of pure functions, whatever the order the trees finish in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from lpo.errors import UnsoundError
+from lpo.records import Judgement, PreferencePair, RejectedRow, SearchNode, SearchTree
+
+ENOUGH = 50
+"""From so many judgements on, their failures are judged before the build is over."""
+
+
+def _counter() -> Counter[str]:
+    return Counter()
+
+
+@dataclass
+class BuildCounts:
+    """Counts of one tree, or of many: the fields of build.json that trees and pairs decide."""
+
+    trees: int = 0
+    layers: int = 0
+    candidates: int = 0
+    """Steps that were sampled, rewritten ones not counted."""
+    set_aside: Counter[str] = field(default_factory=_counter)
+    """Candidates that were not judged, by reason: `duplicate`, `empty`, `refused`, `request_rejected`."""
+    paths: int = 0
+    rollouts: int = 0
+    """Ends of paths that were written on to the end of the answer."""
+    failed_rollouts: Counter[str] = field(default_factory=_counter)
+    """Those for which the policy wrote nothing, by reason."""
+    scored: int = 0
+    """Judgements with a score, those of rewritten steps and rollouts counted."""
+    unscored: Counter[str] = field(default_factory=_counter)
+    """Judgements without one, by reason."""
+    invented: int = 0
+    """Judgements with a grade that the released method made up; they count as scored."""
+    continued: int = 0
+    """Steps that a path went on from; their facts are extracted when the memory is on."""
+    facts: int = 0
+    failed_extractions: Counter[str] = field(default_factory=_counter)
+    """Steps whose facts could not be extracted, by reason."""
+    checked: int = 0
+    """Candidates that were checked against facts."""
+    vetoed: int = 0
+    """Candidates that contradict one."""
+    failed_checks: Counter[str] = field(default_factory=_counter)
+    """Candidates for which a check gave no verdict, by reason."""
+    failed_plans: Counter[str] = field(default_factory=_counter)
+    refinements: Counter[str] = field(default_factory=_counter)
+    """Attempts to refine a step, by outcome."""
+    critiques: int = 0
+    failed_critiques: int = 0
+    pairs: int = 0
+    rejected: Counter[str] = field(default_factory=_counter)
+    """Layers and rows that gave no pair, by reason."""
+
+    def __iadd__(self, other: BuildCounts) -> BuildCounts:
+        for name in (entry.name for entry in fields(self)):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; reasons in the order of their names."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: dict(sorted(value.items())) if isinstance(value, Counter) else value
+                for name, value in values.items()}
+
+
+def count_tree(tree: SearchTree) -> BuildCounts:
+    """What a search did."""
+    steps = [node for node in tree.nodes if node.parent is not None]
+    # Several paths may share an end, and its rollout.
+    rollouts = list({path.nodes[-1]: path.rollout for path in tree.paths if path.rollout is not None}.values())
+    judgements = [owner.judgement for owner in (*steps, *rollouts) if owner.judgement is not None]
+    refinements = [node.refinement for node in steps if node.refinement is not None]
+    parents = {node.parent for node in steps}
+    root_failures = [node.failures["plan"] for node in tree.nodes if "plan" in node.failures]
+    return BuildCounts(
+        trees=1, layers=len(parents),
+        candidates=sum(node.refines is None for node in steps),
+        set_aside=Counter(_kind(node.note) for node in steps if node.note is not None and node.refines is None),
+        paths=len(tree.paths), rollouts=len(rollouts),
+        failed_rollouts=Counter(_kind(rollout.note) for rollout in rollouts if rollout.note is not None),
+        scored=sum(judgement.unscored is None for judgement in judgements),
+        unscored=Counter(judgement.unscored for judgement in judgements if judgement.unscored is not None),
+        invented=sum(_is_invented(judgement) for judgement in judgements),
+        continued=sum(node.id in parents for node in steps),
+        facts=sum(len(node.facts) for node in steps),
+        failed_extractions=_failures(steps, "facts"),
+        checked=_checked(tree),
+        vetoed=sum(bool(node.vetoes) for node in steps),
+        failed_checks=_failures(steps, "check"),
+        failed_plans=Counter(_kind(failure) for failure in root_failures),
+        refinements=Counter(refinement.outcome.value for refinement in refinements),
+        critiques=sum(len(refinement.critiques) for refinement in refinements),
+        failed_critiques=sum(len(refinement.failed) for refinement in refinements),
+    )
+
+
+def count_pairs(pairs: Iterable[PreferencePair], rejected: Iterable[RejectedRow]) -> BuildCounts:
+    """What became of layers or rows."""
+    return BuildCounts(pairs=sum(1 for _ in pairs), rejected=Counter(row.reason.value for row in rejected))
+
+
+def _is_invented(judgement: Judgement) -> bool:
+    """Also as a part of a weighted score."""
+    inner = judgement.parts.values()
+    return "invented" in judgement.parts or any(isinstance(part, dict) and "invented" in part for part in inner)
+
+
+def _failures(steps: Iterable[SearchNode], kind: str) -> Counter[str]:
+    return Counter(_kind(node.failures[kind]) for node in steps if kind in node.failures)
+
+
+def _kind(note: str) -> str:
+    """`duplicate of 0.1` -> duplicate, `request_rejected: too long` -> request_rejected."""
+    return note.partition(":")[0].partition(" ")[0]
+
+
+def _checked(tree: SearchTree) -> int:
+    """Candidates that were judged after a text with facts: exactly these are checked against them."""
+    count = 0
+    with_facts: dict[str, bool] = {}
+    for node in tree.nodes:  # parents stand before their children
+        stated = node.parent is not None and with_facts[node.parent]
+        count += stated and node.judgement is not None
+        with_facts[node.id] = stated or bool(node.facts)
+    return count
+
+
+@dataclass(frozen=True)
+class Failing:
+    """Model calls of one kind, and how many gave nothing usable.
+
+    Args:
+        what: In words.
+        total: How many there were.
+        reasons: Those that failed, by reason.
+        advice: What to look at.
+    """
+
+    what: str
+    total: int
+    reasons: Counter[str]
+    advice: str
+
+    def check(self, allowed: float, enough: int) -> None:
+        """Stop when too many failed.
+
+        Args:
+            allowed: The largest share that may fail.
+            enough: Below this total nothing is said.
+
+        Raises:
+            UnsoundError: A larger share failed.
+        """
+        failed = self.reasons.total()
+        if failed and self.total >= enough and failed / self.total > allowed:
+            raise UnsoundError(
+                f"{failed} of {self.total} {self.what} ({listed(self.reasons)}), more than build.max_unscored = "
+                f"{allowed:g} allows", mend=self.advice)
+
+
+def check_failures(counts: BuildCounts, allowed: float, *, enough: int = 1) -> None:
+    """Stop when too large a share of judgements, checks for contradictions or extractions of facts failed.
+
+    Args:
+        counts: Of the trees so far.
+        allowed: `build.max_unscored`, for each of them by itself.
+        enough: How many there must be before anything is said.
+
+    Raises:
+        UnsoundError: One of the shares is larger.
+    """
+    replies = "look at the replies (log.jsonl), use a stronger "
+    either = " or raise build.max_unscored"
+    for failing in (
+        Failing("judgements have no score", counts.scored + counts.unscored.total(), counts.unscored,
+                f"{replies}judge,{either}"),
+        Failing("checks for contradictions gave no verdict", counts.checked, counts.failed_checks,
+                f"{replies}judge, turn the memory off (build.memory.enabled),{either}"),
+        Failing("extractions of facts gave nothing usable", counts.continued, counts.failed_extractions,
+                f"{replies}judge, turn the memory off (build.memory.enabled),{either}"),
+    ):
+        failing.check(allowed, enough)
+
+
+def listed(counts: Counter[str] | dict[str, int]) -> str:
+    """`tie: 3, empty: 1`, the most frequent first."""
+    return ", ".join(f"{name}: {count}" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
