@@ -154,7 +154,8 @@ def _derived(tree: SearchTree, choose: Choose, *, method: str, rule: str) -> Der
     """Ask for every layer's pairs, and set the roles."""
     prefixes = _Prefixes(tree)
     pairs: list[PreferencePair] = []
-    rejected: list[RejectedRow] = []
+    rejected = [RejectedRow(stage="build", id=f"{tree.id}/{node.id}", reason=Reason.NO_PLAN,
+                            detail=node.failures["plan"]) for node in tree.nodes if "plan" in node.failures]
     chosen_ids: set[str] = set()
     rejected_ids: set[str] = set()
     for parent, siblings in layers_of(tree).items():
