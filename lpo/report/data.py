@@ -1,26 +1,25 @@
 """Reading a run directory: everything the page shows, typed, whatever has been run so far.
 
-Files that do not exist yet are empty values here; the sections say what to run. Nothing in the run directory is
-changed: a run may be at work in it, so an unfinished last line is passed over, not repaired.
+Files that do not exist yet are empty values here; the sections say what to run.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from lpo.errors import DataError
-from lpo.records import Judgement, PreferencePair, RejectedRow, SearchTree, Usage
+from lpo.records import Judgement, PreferencePair, RejectedRow, Usage
+from lpo.report.reading import Row, record, records, rows
+from lpo.report.tree_file import TreeFile
 from lpo.storage import clean_values, read_json
 
 Metrics = Mapping[str, float]
-Row = TypeVar("Row", bound=BaseModel)
 
 
 class Stored(BaseModel):
@@ -193,7 +192,7 @@ class RunData:
     manifest: Manifest
     build: Build | None
     pairs: tuple[PreferencePair, ...]
-    trees: tuple[SearchTree, ...]
+    trees: TreeFile
     rejected: tuple[RejectedRow, ...]
     training: Training | None
     events: tuple[Event, ...]
@@ -232,34 +231,34 @@ def read_run(folder: Path) -> RunData:
         config=_config(folder / "config.yaml"),
         manifest=manifest or Manifest(),
         build=_one(folder / "build.json", Build),
-        pairs=_records(folder / "pairs.jsonl", PreferencePair),
-        trees=_records(folder / "trees.jsonl", SearchTree),
-        rejected=_records(folder / "rejected_rows.jsonl", RejectedRow),
+        pairs=records(folder / "pairs.jsonl", PreferencePair),
+        trees=TreeFile.read(folder / "trees.jsonl"),
+        rejected=records(folder / "rejected_rows.jsonl", RejectedRow),
         training=_one(folder / "train.json", Training),
-        events=merge_events(_rows(folder / "metrics.jsonl", dict)),
-        samples=_latest(_records(folder / "samples.jsonl", Sample), lambda row: (row.step, row.prompt_id)),
+        events=merge_events(list(rows(folder / "metrics.jsonl"))),
+        samples=_latest(records(folder / "samples.jsonl", Sample), lambda row: (row.step, row.prompt_id)),
         answers={
-            model: _latest(_records(folder / "eval" / f"answers.{model}.jsonl", Answer), lambda row: (row.prompt_id,))
+            model: _latest(records(folder / "eval" / f"answers.{model}.jsonl", Answer), lambda row: (row.prompt_id,))
             for model in ("base", "trained")
         },
         scores=_one(folder / "scores.json", Scores),
-        held_out_pairs=len(_rows(folder / "eval" / "preferences.jsonl", dict)),
+        held_out_pairs=sum(1 for _ in rows(folder / "eval" / "preferences.jsonl")),
     )
 
 
-def merge_events(rows: list[dict[str, Any]]) -> tuple[Event, ...]:
+def merge_events(logged: list[dict[str, Any]]) -> tuple[Event, ...]:
     """One event per step, in order. A step logged twice, as a resumed run does, keeps what was logged last."""
     merged: dict[int, dict[str, float]] = {}
-    for row in rows:
+    for row in logged:
         values = {key: float(value) for key, value in row.items() if isinstance(value, (int, float))}
         if "step" in values:
             merged.setdefault(int(values["step"]), {}).update(values)
     return tuple(Event(step, merged[step]) for step in sorted(merged))
 
 
-def _latest(rows: tuple[Row, ...], key: Callable[[Row], tuple[object, ...]]) -> tuple[Row, ...]:
+def _latest(written: tuple[Row, ...], key: Callable[[Row], tuple[object, ...]]) -> tuple[Row, ...]:
     """Rows without those that a resumed run wrote again."""
-    return tuple({key(row): row for row in rows}.values())
+    return tuple({key(row): row for row in written}.values())
 
 
 def _config(path: Path) -> Mapping[str, Any]:
@@ -276,48 +275,4 @@ def _one(path: Path, kind: type[Row]) -> Row | None:
     if not path.is_file() or not path.stat().st_size:
         return None
     values, _ = clean_values(read_json(path))
-    return _checked(values, kind, str(path))
-
-
-def _records(path: Path, kind: type[Row]) -> tuple[Row, ...]:
-    return tuple(_rows(path, lambda row, where=path: _checked(row, kind, str(where))))
-
-
-def _checked(values: object, kind: type[Row], where: str) -> Row:
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "(all of it)"
-        raise DataError(f"not a {kind.__name__} that this version reads: {field}: {first['msg']}", where=where,
-                        mend="was it written by another version of lpo? run the stage again") from None
-
-
-T = TypeVar("T")
-
-
-def _rows(path: Path, make: Callable[[dict[str, Any]], T]) -> list[T]:
-    """Every finished line of a JSON lines file; none when there is no file."""
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    rows: list[T] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except ValueError as error:
-            if number == len(lines):  # no newline after it: it is being written, or a kill cut it
-                break
-            raise DataError(f"line {number} is not valid JSON: {error}", where=f"{path}:{number}",
-                            mend="mend or delete that line") from None
-        if not isinstance(values, dict):
-            raise DataError(f"line {number} is not a JSON object", where=f"{path}:{number}")
-        if b"\\u" in line:  # what UTF-8 cannot hold (half an emoji) can only come in as an escape
-            values, _ = clean_values(values)
-        try:
-            rows.append(make(values))
-        except DataError as error:
-            raise DataError(error.cause, where=f"{path}:{number}", mend=error.mend) from None
-    return rows
+    return record(values, kind, str(path))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import fmean
-from typing import Any
 
 from lpo.report.data import Interval, RunData
 from lpo.report.scores import MEASURE, MEASURES, Verdict, bracket, percent, signed
@@ -128,25 +125,15 @@ def _on_judge(run: RunData) -> list[Caveat]:
             f"Reworded, the rubric ranks the same candidates differently (Kendall's τ {tau:.2f}".replace("-", "−")
             + f", {plural(build.stability.layers, 'layer')}): which side of a pair is called chosen is partly "
             "chance.")))
-    masses = [mass for tree in run.trees for node in tree.nodes if node.judgement is not None
-              for mass in _grade_masses(node.judgement.parts)]
-    if masses and fmean(masses) < 0.5:
+    mass = run.trees.counts.mean_grade_mass
+    if mass is not None and mass < 0.5:
         found.append(Caveat(Weight.NOTE, (
-            f"The judge gave the five grades {percent(fmean(masses))} of its next-token probability on average; the "
+            f"The judge gave the five grades {percent(mass)} of its next-token probability on average; the "
             "rest fell on other words. The expected grade is taken over the grades alone.")))
     if len(run.pairs) < FEW_PAIRS:
         found.append(Caveat(Weight.NOTE, (
             f"{plural(len(run.pairs), 'pair')} can teach habits (length, not repeating), hardly judgement.")))
     return found
-
-
-def _grade_masses(parts: Mapping[str, Any]) -> list[float]:
-    """How much next-token probability fell on the grades, wherever the parts of a judgement hold it."""
-    masses: list[float] = []
-    for name, value in parts.items():
-        if isinstance(value, Mapping):
-            masses += value.values() if name == "grade_mass" else _grade_masses(value)
-    return masses
 
 
 def _on_model(run: RunData) -> list[Caveat]:

@@ -18,13 +18,14 @@ from lpo.report.samples import sample_section
 from lpo.report.scores import score_section
 from lpo.report.story import facts, rerun_command, stations, summary
 from lpo.report.training import training_section
+from lpo.report.trees import tree_section
 from lpo.storage import write_atomic
 
 FILES = (
     ("config.yaml", "the configuration as resolved; running it again continues this run"),
     ("manifest.json", "versions, hardware, commit, hashes, seed, time of each stage"),
     ("pairs.jsonl", "the preference pairs, one JSON object per line"),
-    ("trees.jsonl", "every candidate the search saw, with its scores"),
+    ("trees.jsonl", "every candidate the searches saw, with scores, facts and critiques"),
     ("rejected_rows.jsonl", "what was dropped, with the reason"),
     ("build.json", "counts of the build"),
     ("metrics.jsonl", "what training logged"),
@@ -92,10 +93,12 @@ def render(run: RunData) -> str:
     environment = Environment(loader=PackageLoader("lpo.report", ""), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
-    css, script = _part("report.css"), _part("report.js")
+    css = "".join(map(_part, ("report.css", "trees.css")))
+    script = "".join(map(_part, ("elements.js", "report.js", "node_panel.js", "trees.js")))
     return environment.get_template("page.html.jinja").render(
         run=run, summary=summary(run), stations=stations(run), facts=facts(run), caveats=caveats(run),
-        scores=score_section(run), training=training_section(run), pairs=pair_section(run), samples=sample_section(run),
+        scores=score_section(run), training=training_section(run), pairs=pair_section(run), trees=tree_section(run),
+        samples=sample_section(run),
         files=_files(run.folder), sources=_sources(run), command=rerun_command(run.folder),
         again=rerun_command(run.folder, f"name={run.name}-again"), today=datetime.now().strftime("%Y-%m-%d %H:%M"),
         css=css, script=script, policy=content_policy(css, script),

@@ -1,34 +1,7 @@
-"use strict";
 
-// The pair browser. Texts of models are set by textContent only: they are data, never markup.
+// The pair browser.
 (() => {
-  const SVG = "http://www.w3.org/2000/svg";
   const SIDES = ["chosen", "rejected"];
-  const byId = (id) => document.getElementById(id);
-
-  const element = (tag, className = "", text = "") => {
-    const made = document.createElement(tag);
-    if (className) made.className = className;
-    made.textContent = text;
-    return made;
-  };
-
-  const drawing = (tag, attributes) => {
-    const made = document.createElementNS(SVG, tag);
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, String(value));
-    return made;
-  };
-
-  const picture = (width, height, className, label, shapes) => {
-    const svg = drawing("svg", { viewBox: `0 0 ${width} ${height}`, class: className, role: "img", "aria-label": label });
-    svg.append(...shapes);
-    return svg;
-  };
-
-  const number = (value, digits = 3) =>
-    value === null ? "–" : String(Number(value.toFixed(digits))).replace("-", "−");
-
-  const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 
   function fillSide(side, pair) {
     const view = pair[side];
@@ -53,43 +26,11 @@
     return pair.shared >= 0.25 ? `${share}. What differs is tinted.` : `${share}; they are grey. The rest differs.`;
   }
 
-  function bar(side, name, value, scale) {
-    const [low, high] = scale;
-    const width = Math.max(0, Math.min(1, (value - low) / (high - low))) * 100;
-    return picture(100, 8, "score-bar", `${name}, ${side}: ${number(value, 2)} on a scale from ${low} to ${high}`, [
-      drawing("rect", { class: "track", x: 0, y: 1, width: 100, height: 6, rx: 3 }),
-      drawing("rect", { class: `${side} fill`, x: 0, y: 1, width, height: 6, rx: 3 }),
-    ]);
-  }
-
-  function histogram(side, name, weights) {
-    const label = weights.map((weight, index) => `grade ${index + 1}: ${number(weight * 100, 0)} %`).join(", ");
-    return picture(weights.length * 10, 22, "grades", `${name}, ${side}: ${label}`, weights.flatMap((weight, index) => [
-      drawing("rect", { class: "track", x: index * 10, y: 20, width: 8, height: 1.5 }),
-      drawing("rect", { class: `${side} fill`, x: index * 10, y: 20 - weight * 20, width: 8, height: weight * 20 }),
-    ]));
-  }
-
   function fillPrinciples(pair, scales) {
-    const names = [...new Set(SIDES.flatMap((side) => Object.keys(pair[side].scores)))];
-    byId("by-principle").hidden = names.length === 0;
+    const rows = principleRows(SIDES.map((side) => ({ name: side, tone: side, view: pair[side] })), scales);
+    byId("by-principle").hidden = rows.length === 0;
     byId("grades-note").hidden = !SIDES.some((side) => Object.keys(pair[side].grades).length);
-    byId("principles").replaceChildren(...names.map((name) => {
-      const row = element("tr");
-      const head = element("th", "", name.replaceAll("_", " "));
-      head.scope = "row";
-      row.append(head);
-      for (const side of SIDES) {
-        const cell = element("td");
-        const value = pair[side].scores[name];
-        if (value !== undefined) {
-          cell.append(bar(side, name, value, scales[name]), element("span", "value", number(value, 2)));
-          if (pair[side].grades[name]) cell.append(histogram(side, name, pair[side].grades[name]));
-        }
-        row.append(cell);
-      }
-      return row;
-    }));
+    byId("principles").replaceChildren(...rows);
   }
 
   function fillSiblings(pair) {

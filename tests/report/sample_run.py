@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from sample_trees import searched
 
 from lpo.config import RunConfig, to_yaml
 from lpo.records import (
@@ -163,7 +164,7 @@ def _build(folder: Path, copies: int) -> None:
             identifier = name if copies == 1 else f"{name}-{copy}"
             prompt = Prompt(id=identifier, prompt=(Message(role="user", content=request),), target_words=target)
             tree, made = _tree(prompt, opening, better, worse, rng)
-            trees.append(tree)
+            trees.append(searched(tree, judgement, random.Random(9), ATTACKS))
             pairs += made
     rejected = [RejectedRow(stage="build", id="tea/2", reason=Reason.SMALL_MARGIN, detail="0.0041 < 0.01"),
                 RejectedRow(stage="build", id=f"attack/{ATTACKS[0]}", reason=Reason.SMALL_MARGIN, detail=ATTACKS[4]),

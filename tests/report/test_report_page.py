@@ -93,7 +93,7 @@ def test_the_summary_is_made_from_the_data(page):
 
 def test_sections_come_in_the_order_of_the_story(page):
     titles = [text for _, text in page.of("h2")]
-    assert titles == ["The run", "Scores", "Training", "Pairs", "Texts", "Files"]
+    assert titles == ["The run", "Scores", "Training", "Pairs", "Search trees", "Texts", "Files"]
 
 
 def test_what_was_run_is_said(page):
@@ -149,7 +149,7 @@ def test_the_policy_allows_this_script_and_this_style_and_nothing_else(page):
                   if attributes.get("http-equiv") == "Content-Security-Policy")
     rules = dict(rule.strip().split(" ", 1) for rule in (policy or "").split(";"))
     scripts = [text for attributes, text in page.of("script") if "type" not in attributes]
-    assert len(scripts) == 1 and len(page.of("script")) == 2 and len(page.of("style")) == 1
+    assert len(scripts) == 1 and len(page.of("script")) == 3 and len(page.of("style")) == 1
     for rule, text in (("script-src", scripts[0]), ("style-src", page.of("style")[0][1])):
         assert rules[rule] == f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
     assert rules["default-src"] == "'none'"
@@ -206,7 +206,7 @@ def test_texts_before_and_after_stand_side_by_side(page):
 
 @pytest.mark.parametrize(("stages", "absent"), [
     ((), ("Base and trained model have not been compared yet.", "Nothing has been trained yet.",
-          "No pairs have been built yet.", "No texts have been written yet.")),
+          "No pairs have been built yet.", "No tree has been searched yet.", "No texts have been written yet.")),
     (("build",), ("Base and trained model have not been compared yet.", "Nothing has been trained yet.",
                   "No texts have been written yet.")),
     (("build", "train"), ("Base and trained model have not been compared yet.",)),

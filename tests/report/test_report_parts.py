@@ -21,8 +21,8 @@ from lpo.report.charts import (
     thin,
 )
 from lpo.report.data import Event, Interval, merge_events, read_run
+from lpo.report.entries import grade_distributions
 from lpo.report.honesty import Weight, caveats
-from lpo.report.pairs import grade_distributions
 from lpo.report.scores import Direction, Verdict, points
 from lpo.report.story import duration, summary
 from lpo.report.training import falling_chosen
