@@ -112,21 +112,15 @@ def overlap(build: Sequence[Prompt], held_out: Sequence[Prompt]) -> list[tuple[s
     """
     if not build or not held_out:
         return []
+    import numpy as np
     from scipy.sparse import csr_array
 
-    columns: dict[tuple[str, ...], int] = {}
-
-    def incidence(prompts: Sequence[Prompt]) -> Any:
-        rows = [sorted({columns.setdefault(gram, len(columns)) for gram in _grams(prompt)}) for prompt in prompts]
-        ends = [0]
-        for row in rows:
-            ends.append(ends[-1] + len(row))
-        indices = [column for row in rows for column in row]
-        return [1] * len(indices), indices, ends
-
-    build_parts, held_out_parts = incidence(build), incidence(held_out)
-    build_grams = csr_array(build_parts, shape=(len(build), len(columns)))
-    held_out_grams = csr_array(held_out_parts, shape=(len(held_out), len(columns)))
+    rows = [np.array(sorted(_grams(prompt)), dtype=np.uint64) for prompt in (*build, *held_out)]
+    names, columns = np.unique(np.concatenate(rows), return_inverse=True)
+    ends = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
+    shape = (len(rows), len(names))
+    grams: Any = csr_array((np.ones(len(columns), dtype=np.int32), columns, ends), shape=shape)
+    build_grams, held_out_grams = grams[:len(build)], grams[len(build):]
     by_gram, sizes = build_grams.T.tocsr(), build_grams.sum(axis=1)
     found: list[tuple[str, str]] = []
     for start in range(0, len(held_out), 256):  # in blocks: prompts made from one template share much
@@ -306,9 +300,11 @@ def _tokens(prompt: Prompt) -> list[str]:
     return _TOKEN.findall(text) or [text.strip()]
 
 
-def _grams(prompt: Prompt) -> set[tuple[str, ...]]:
+def _grams(prompt: Prompt) -> set[int]:
+    """Its 3-grams, each as a hash of 64 bits: ten thousand prompts have a million of them."""
     tokens = _tokens(prompt)
-    return {tuple(tokens[start:start + 3]) for start in range(max(1, len(tokens) - 2))}
+    grams = (" ".join(tokens[start:start + 3]) for start in range(max(1, len(tokens) - 2)))
+    return {int.from_bytes(hashlib.blake2b(gram.encode(errors="surrogatepass"), digest_size=8).digest()) for gram in grams}
 
 
 def _select(prompts: list[Prompt], config: PromptsConfig, filtered: Counter[str]) -> list[Prompt]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,49 +13,36 @@ from lpo.config import ModelConfig, RunConfig
 from lpo.evaluation import select_prompts
 from lpo.prompts import load_prompts
 from lpo.records import Prompt
-from lpo.run.models import judge_config
+from lpo.run.build_mixing import usable_general
+from lpo.run.build_models import check_released_judge
 from lpo.run.pipeline import check_prompts
+from lpo.run.workload import Load, Role, Workload, cost, model_of, total, workload
 
 if TYPE_CHECKING:
     import torch
 
-JUDGE_PROMPT_TOKENS = 300
-"""Rough length of the judge's own instructions."""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Upper bounds of what a configuration asks of its models.
-
-    Args:
-        policy_calls: Texts the policy writes while building.
-        judge_calls: Texts the judge scores while building.
-        eval_calls: Answers written in the evaluation.
-        written: Tokens written, all stages.
-        read: Tokens read, every call counted with its whole context.
-        decode_steps: Sequential decoding steps of the local back end, given its batch size.
-        trained: Tokens in training rows, all epochs.
-    """
-
-    policy_calls: int
-    judge_calls: int
-    eval_calls: int
-    written: int
-    read: int
-    decode_steps: int
-    trained: int
-
 
 @dataclass(frozen=True)
 class Forecast:
-    """What `lpo check` prints."""
+    """What `lpo check` prints.
 
+    Args:
+        config: The run.
+        build_prompts: Prompts to build from.
+        held_out_prompts: Prompts that are evaluated.
+        general: Rows of general preference data that can be mixed in; None when nothing is.
+        prompt_tokens: Median, 90th percentile and maximum; None when the model's tokenizer is behind a server.
+        workload: Upper bounds of calls and tokens.
+        memory_gb: Rough, of a model in this process.
+        seconds: Rough, of a model in this process.
+    """
+
+    config: RunConfig
     build_prompts: int
     held_out_prompts: int
+    general: int | None
     prompt_tokens: tuple[int, int, int] | None
-    """Median, 90th percentile and maximum; None when the model's tokenizer is behind a server."""
     workload: Workload
-    cost: float | None
     memory_gb: float | None
     seconds: float | None
 
@@ -64,19 +51,51 @@ class Forecast:
         work = self.workload
         lines = ["configuration: no errors",
                  f"prompts: {self.build_prompts} to build from, {self.held_out_prompts} held out for evaluation"]
+        if self.general is not None:
+            lines.append(f"general preference data: {self.general} usable rows")
         if self.prompt_tokens:
             lines.append("prompt tokens: median {}, 90 % below {}, longest {}".format(*self.prompt_tokens))
-        lines.append(f"calls, at most: {work.policy_calls} by the policy, {work.judge_calls} by the judge, "
-                     f"{work.eval_calls} in the evaluation")
-        lines.append(f"tokens, at most: {work.written:,} written, {work.read:,} read, "
-                     f"{work.trained:,} in training rows")
-        if self.cost is not None:
-            lines.append(f"cost, at most: {self.cost:.2f} (by the configured prices)")
+        lines.append(f"calls of the build, at most: {_listed(work.build)}")
+        if work.evaluation:
+            lines.append(f"calls of the evaluation, at most: {_listed(work.evaluation)}")
+        lines += [self._model_line(role) for role in Role if total(work.loads, role)[0]]
+        lines.append(f"tokens in training rows, at most: {work.trained:,}")
+        money = cost(self.config, work.loads)
+        if money is not None:
+            lines.append(f"cost, at most: {money:.2f} (by the configured prices)")
+        lines += self._budget_lines()
         if self.memory_gb is not None:
             lines.append(f"memory: roughly {self.memory_gb:.1f} GB")
         if self.seconds is not None:
             lines.append(f"time: roughly {self.seconds / 60:.0f} min here, if every step uses its whole token budget")
         return lines
+
+    def _model_line(self, role: Role) -> str:
+        loads = [load for load in self.workload.loads if load.role is role]
+        calls, read, written = total(loads)
+        money = cost(self.config, loads)
+        return (f"{role} ({model_of(self.config, role).model}), at most: {calls:,} calls, {read:,} tokens read, "
+                f"{written:,} written" + ("" if money is None else f", cost {money:.2f}"))
+
+    def _budget_lines(self) -> list[str]:
+        """Each limit beside the most that the run can ask for."""
+        budget = self.config.build.budget
+        if budget is None:
+            return []
+        calls, read, written = total(self.workload.loads)
+        money = cost(self.config, self.workload.loads)
+        most = {"calls": calls, "tokens": read + written, "cost": money}
+        lines: list[str] = []
+        for name, limit in budget.model_dump().items():
+            bound = most[name]
+            if limit is not None and bound is not None:
+                verdict = "covers all of it" if limit >= bound else f"{limit / bound:.0%} of the most it can take"
+                lines.append(f"budget: {limit:,} {name}, {verdict}")
+        return lines
+
+
+def _listed(loads: Mapping[str, Load]) -> str:
+    return ", ".join(f"{load.calls:,} {name}" for name, load in loads.items())
 
 
 def forecast(config: RunConfig) -> Forecast:
@@ -85,8 +104,10 @@ def forecast(config: RunConfig) -> Forecast:
     Raises:
         LpoError: The prompts or the model cannot be used.
     """
+    check_released_judge(config)
     prompts = load_prompts(config.prompts)
     check_prompts(prompts)
+    general = usable_general(config, prompts.held_out) if config.build.mix is not None else None
     evaluated = select_prompts(prompts.held_out, config.eval)
     count = _token_counter(config.policy)
     lengths = sorted(count(prompt) for prompt in (*prompts.build, *evaluated))
@@ -94,38 +115,11 @@ def forecast(config: RunConfig) -> Forecast:
     work = workload(config, len(prompts.build), len(evaluated), round(statistics.mean(lengths)))
     shape = _shape(config.policy) if local else None
     return Forecast(
-        build_prompts=len(prompts.build), held_out_prompts=len(evaluated),
+        config=config, build_prompts=len(prompts.build), held_out_prompts=len(evaluated),
+        general=len(general.pairs) if general is not None else None,
         prompt_tokens=(percentile(lengths, 0.5), percentile(lengths, 0.9), lengths[-1]) if local else None,
-        workload=work, cost=_cost(config, work), memory_gb=memory_gb(config, shape) if shape else None,
+        workload=work, memory_gb=memory_gb(config, shape) if shape else None,
         seconds=_seconds(config, work, shape) if shape else None,
-    )
-
-
-def workload(config: RunConfig, build_prompts: int, eval_prompts: int, prompt_tokens: int) -> Workload:
-    """Upper bounds from the configuration alone."""
-    build = config.build
-    layers = build_prompts * build.depth
-    candidates = layers * build.branching
-    judged = build.reward.judge > 0
-    stability = build_prompts * build.branching if judged and build.stability_check else 0
-    answers = 2 * eval_prompts
-    mean_prefix = prompt_tokens + build.step_tokens * (build.depth - 1) // 2
-    judged_answers = answers if config.eval.judge else 0
-    judge_calls = (candidates + stability) if judged else 0
-    read = (candidates * mean_prefix + answers * prompt_tokens
-            + judge_calls * (mean_prefix + build.step_tokens + JUDGE_PROMPT_TOKENS)
-            + judged_answers * (prompt_tokens + config.eval.max_tokens + JUDGE_PROMPT_TOKENS))
-    batch = config.policy.batch_size
-    epochs = float(config.train.args.get("num_train_epochs", 3))
-    trained = build_prompts * prompt_tokens + 2 * layers * build.step_tokens  # each distinct token once
-    if config.train.args.get("packing", "tree") == "rows":
-        trained = 2 * layers * (mean_prefix + build.step_tokens)
-    return Workload(
-        policy_calls=candidates, judge_calls=judge_calls + judged_answers, eval_calls=answers,
-        written=candidates * build.step_tokens + answers * config.eval.max_tokens, read=read,
-        decode_steps=build.depth * build.step_tokens * -(-build_prompts * build.branching // batch)
-        + 2 * config.eval.max_tokens * -(-eval_prompts // batch),
-        trained=round(trained * epochs),
     )
 
 
@@ -174,7 +168,7 @@ def memory_gb(config: RunConfig, shape: Shape) -> float:
     A deliberately simple upper estimate of the larger of generation and training, plus 1.5 GB for the libraries.
     """
     weights = 4 * shape.parameters
-    context = config.build.depth * config.build.step_tokens + 256
+    context = config.build.depth * config.build.step_tokens + (config.build.search.rollout_tokens or 0) + 256
     longest = max(context, config.eval.max_tokens + 256)
     generating = weights + config.policy.batch_size * longest * shape.kv_bytes
     trainable = shape.parameters if config.train.peft is None else 0.02 * shape.parameters
@@ -182,23 +176,25 @@ def memory_gb(config: RunConfig, shape: Shape) -> float:
     return max(generating, training) / 2**30 + 1.5
 
 
-def _cost(config: RunConfig, work: Workload) -> float | None:
-    prices = config.policy.prices or judge_config(config).prices
-    return (work.read * prices.input + work.written * prices.output) / 1e6 if prices else None
-
-
 def _seconds(config: RunConfig, work: Workload, shape: Shape) -> float:
     """Arithmetic and memory traffic divided by what this machine just did in a short measurement.
 
     A decoding step moves all weights once and computes one token for each row; reading and training are arithmetic.
-    Attention is left out; training is three forward passes and a reference one.
+    Attention is left out; training is three forward passes and a reference one. Other models in this process are
+    taken to be of the policy's size, models elsewhere to take no time.
     """
     import torch
+
+    def batch_of(role: Role) -> int | None:
+        model = model_of(config, role)
+        return model.batch_size if model.backend == "transformers" else None
 
     flops, bandwidth = measure_speed(torch.float32)
     body = shape.parameters - shape.vocabulary_parameters
     step = max(4 * shape.parameters / bandwidth, 2 * shape.parameters * config.policy.batch_size / flops)
-    return work.decode_steps * step + 2 * body * work.read / flops + 4 * 2 * shape.parameters * work.trained / flops
+    read = sum(load.read for load in work.loads if batch_of(load.role) is not None)
+    return (work.decode_steps(batch_of) * step + 2 * body * read / flops
+            + 4 * 2 * shape.parameters * work.trained / flops)
 
 
 def measure_speed(dtype: torch.dtype, size: int = 1024, seconds: float = 0.3) -> tuple[float, float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 import signal
 import threading
@@ -17,7 +19,7 @@ from lpo.config import RunConfig, TrainConfig, raise_issues, read_yaml, validate
 from lpo.errors import DataError
 from lpo.llm.journal import Journal
 from lpo.prompts import PromptSet, load_prompts, overlap
-from lpo.records import Usage, fingerprint
+from lpo.records import Usage
 from lpo.run import environment
 from lpo.run.directory import RunDirectory, Stage, identity_hash
 from lpo.run.logs import log_to
@@ -72,13 +74,23 @@ def run(config: RunConfig, stages: Sequence[Stage], reporter: Reporter, *, redo:
     check_prompts(prompts)
     directory = RunDirectory(config.run_dir)
     with directory.locked(), log_to(directory / "log.jsonl", config):
-        directory.adopt(config, fingerprint([prompt.to_json() for prompt in (*prompts.build, *prompts.held_out)]), redo)
+        directory.adopt(config, prompts_hash(prompts), redo)
         directory.update_manifest(**environment.describe())
         _say_prompts(prompts, reporter)
         for stage in stages:
             _do(stage, config, prompts, directory, reporter)
         write_report(directory, reporter)
     return directory
+
+
+def prompts_hash(prompts: PromptSet) -> str:
+    """`fingerprint` of the list of all prompts, worked out one prompt at a time."""
+    digest = hashlib.sha256(b"[")
+    for number, prompt in enumerate((*prompts.build, *prompts.held_out)):
+        row = json.dumps(prompt.to_json(), sort_keys=True, ensure_ascii=False)
+        digest.update(f"{', ' if number else ''}{row}".encode())
+    digest.update(b"]")
+    return digest.hexdigest()[:16]
 
 
 def _say_prompts(prompts: PromptSet, reporter: Reporter) -> None:

@@ -10,6 +10,7 @@ from lpo.build_config import BuildConfig
 from lpo.config import validate
 from lpo.errors import ConfigError, UnsoundError
 from lpo.pair_builders import BuildEvent
+from lpo.prompts import PromptSet
 from lpo.records import (
     Fact,
     Judgement,
@@ -26,6 +27,7 @@ from lpo.records import (
     SearchTree,
     Usage,
     Veto,
+    fingerprint,
 )
 from lpo.run.build_counts import BuildCounts, check_failures, count_pairs, count_tree, listed
 from lpo.run.build_mixing import mixed_in, usable_general
@@ -34,6 +36,7 @@ from lpo.run.build_progress import BuildProgress, most_layers
 from lpo.run.build_spool import Spool
 from lpo.run.build_stability import rankings_of
 from lpo.run.directory import Stage, identity_hash
+from lpo.run.pipeline import prompts_hash
 from lpo.storage import write_jsonl
 
 
@@ -282,3 +285,11 @@ def test_a_build_depends_on_its_critic_and_not_on_budget_or_concurrency():
     assert identity(critic={"model": "a"}, **critic) != identity(critic={"model": "b"}, **critic)
     assert identity(critic={"model": "a", "batch_size": 2}, **critic) == identity(critic={"model": "a"}, **critic)
     assert identity(build={"budget": {"calls": 5}, "concurrency": 2}) == identity()
+
+
+def test_the_hash_of_the_prompts_is_that_of_their_list():
+    prompts = [Prompt(id=f"p{i}", prompt=(Message(role="user", content=f"Schreib über {i}."),), meta={"b": 1, "a": i})
+               for i in range(3)]
+    for build, held_out in (((), ()), (prompts[:1], ()), (prompts[:2], prompts[2:])):
+        prompt_set = PromptSet(tuple(build), tuple(held_out), (), 0)
+        assert prompts_hash(prompt_set) == fingerprint([prompt.to_json() for prompt in (*build, *held_out)])

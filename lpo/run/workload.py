@@ -1,0 +1,216 @@
+"""What a configuration asks of its models, at most: plain arithmetic, before any call is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from lpo.config import ModelConfig, RunConfig
+from lpo.pair_builders.critique import LINE_TOKENS
+from lpo.reward import Principle
+from lpo.run.models import judge_config
+
+INSTRUCTIONS = 400
+"""Rough tokens of our own instructions around the texts that a judge, an extractor or a critic reads."""
+
+
+class Role(StrEnum):
+    """Whose calls they are."""
+
+    POLICY = "policy"
+    JUDGE = "judge"
+    CRITIC = "critic"
+    MEASURED = "measured"
+    """Base and trained model in the evaluation."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """Calls of one kind.
+
+    Args:
+        role: Who answers them.
+        calls: How many.
+        read: Tokens read by all of them, every call counted with its whole context.
+        each: Tokens that one of them writes, at most.
+    """
+
+    role: Role
+    calls: int
+    read: int
+    each: int
+
+    @property
+    def written(self) -> int:
+        """Tokens written by all of them."""
+        return self.calls * self.each
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Upper bounds of everything a run asks for; a reply that was cut and is asked for once more is not counted.
+
+    Args:
+        build: Calls of the build stage, by what they are for.
+        evaluation: Calls of the evaluation.
+        trained: Tokens in training rows, all epochs.
+    """
+
+    build: Mapping[str, Load]
+    evaluation: Mapping[str, Load]
+    trained: int
+
+    @property
+    def loads(self) -> list[Load]:
+        """All of them."""
+        return [*self.build.values(), *self.evaluation.values()]
+
+    def decode_steps(self, batch_of: Callable[[Role], int | None]) -> int:
+        """Sequential decoding steps of models in this process.
+
+        Args:
+            batch_of: Texts such a model writes at once; None for a model elsewhere.
+        """
+        return sum(load.each * -(-load.calls // batch) for load in self.loads
+                   if (batch := batch_of(load.role)) is not None)
+
+
+def total(loads: Iterable[Load], role: Role | None = None) -> tuple[int, int, int]:
+    """Calls, tokens read and tokens written by one role, or by all."""
+    own = [load for load in loads if role is None or load.role is role]
+    return sum(load.calls for load in own), sum(load.read for load in own), sum(load.written for load in own)
+
+
+def model_of(config: RunConfig, role: Role) -> ModelConfig:
+    """The model behind a role."""
+    if role is Role.JUDGE:
+        return judge_config(config)
+    if role is Role.MEASURED:
+        return config.trained_model
+    if role is Role.POLICY or config.build.critique.by == "policy":
+        return config.policy
+    return config.critic or judge_config(config)
+
+
+def cost(config: RunConfig, loads: Iterable[Load]) -> float | None:
+    """Their price, each at its own model's; None when no model has one."""
+    costs: list[float] = []
+    for load in loads:
+        prices = model_of(config, load.role).prices if load.calls else None
+        if prices is not None:
+            costs.append((load.read * prices.input + load.written * prices.output) / 1e6)
+    return sum(costs) if costs else None
+
+
+def workload(config: RunConfig, build_prompts: int, eval_prompts: int, prompt_tokens: int) -> Workload:
+    """Upper bounds from the configuration alone.
+
+    Args:
+        config: The run.
+        build_prompts: Prompts that are built from.
+        eval_prompts: Prompts that are evaluated.
+        prompt_tokens: Mean length of a prompt.
+    """
+    build, train = config.build, config.train
+    tree = _tree(config, prompt_tokens)
+    loads = {name: Load(load.role, build_prompts * load.calls, build_prompts * load.read, load.each)
+             for name, load in tree.items() if load.calls}
+    # A server's weights that are not named are neither trained nor measured.
+    answers = 2 * eval_prompts if config.policy.backend != "openai" or train.weights is not None else 0
+    evaluation: dict[str, Load] = {}
+    if answers:
+        evaluation["answers"] = Load(Role.MEASURED, answers, answers * prompt_tokens, config.eval.max_tokens)
+    if answers and config.eval.judge:
+        evaluation["grades"] = _grades(config, [prompt_tokens + config.eval.max_tokens] * answers)
+    depths = _layer_depths(config)
+    pairs = build.pairs.per_layer * len(depths)
+    step = _step_tokens(config)
+    rows = prompt_tokens + 2 * pairs * step  # each distinct token once
+    if train.args.get("packing", "tree") == "rows":
+        rows = 2 * build.pairs.per_layer * sum(prompt_tokens + depth * step for depth in depths)
+    epochs = float(train.args.get("num_train_epochs", 3))
+    return Workload(loads, evaluation, round(build_prompts * rows * epochs))
+
+
+def _layer_depths(config: RunConfig) -> list[int]:
+    """Depths of a tree's layers, 1 for the first, when every path leaves the others right after the first step."""
+    build = config.build
+    if build.method == "outcome":
+        return [1]
+    paths = build.search.paths if build.method == "longdpo" else 1
+    return [1, *(depth for depth in range(2, build.depth + 1) for _ in range(paths))]
+
+
+def _step_tokens(config: RunConfig) -> int:
+    build = config.build
+    return build.depth * build.step_tokens if build.method == "outcome" else build.step_tokens
+
+
+def _tree(config: RunConfig, prompt_tokens: int) -> dict[str, Load]:
+    """The calls of one tree."""
+    build = config.build
+    step = _step_tokens(config)
+    width = build.outcome.samples if build.method == "outcome" else build.branching
+    prefixes = [prompt_tokens + (depth - 1) * step for depth in _layer_depths(config) for _ in range(width)]
+    loads = {"candidates": Load(Role.POLICY, len(prefixes), sum(prefixes), step)}
+    judged = [prefix + step for prefix in prefixes]
+    if build.method == "longdpo":
+        loads |= _search_extras(config, prompt_tokens, judged)
+    if build.reward.judge:
+        loads["grades"] = _grades(config, judged)
+        if build.stability_check:
+            loads["grades under another wording"] = _grades(config, [prompt_tokens + step] * width)
+    return loads
+
+
+def _search_extras(config: RunConfig, prompt_tokens: int, judged: list[int]) -> dict[str, Load]:
+    """Plan, memory, critiques and rollouts of one tree; texts that are to be judged as well are added to `judged`."""
+    build = config.build
+    paths, depth, step = build.search.paths, build.depth, build.step_tokens
+    loads: dict[str, Load] = {}
+    if build.boundary == "sections":
+        role = Role.POLICY if build.plan.by == "policy" else Role.JUDGE
+        loads["plans"] = Load(role, 1, prompt_tokens + INSTRUCTIONS, build.plan.max_tokens)
+    checked = len(judged) - build.branching
+    if build.critique.enabled:
+        selected = [prompt_tokens + (layer - 1) * step for layer in range(1, depth + 1) for _ in range(paths)]
+        loads["rewritten steps"] = Load(Role.POLICY, len(selected), sum(selected) + len(selected) * INSTRUCTIONS, step)
+        judged += [prefix + step for prefix in selected]
+        checked += len(selected) - paths
+        loads |= _critiques(config, selected)
+    if build.memory.enabled:
+        extracted = paths * (depth - 1)
+        loads["extractions of facts"] = Load(Role.JUDGE, extracted, extracted * (prompt_tokens + step + INSTRUCTIONS),
+                                             build.memory.max_tokens)
+        chunks = checked * -(-step // build.memory.chunk_words)
+        loads["checks against facts"] = Load(
+            Role.JUDGE, chunks, chunks * (prompt_tokens + 2 * build.memory.chunk_words + INSTRUCTIONS),
+            build.memory.max_tokens)
+    if build.search.rollout_tokens is not None and build.search.algorithm != "greedy":
+        before = prompt_tokens + depth * step
+        loads["rollouts"] = Load(Role.POLICY, paths, paths * before, build.search.rollout_tokens)
+        judged += [before + build.search.rollout_tokens] * paths
+    return loads
+
+
+def _critiques(config: RunConfig, prefixes: list[int]) -> dict[str, Load]:
+    """One for each principle of each weak step; a critic that writes no JSON writes one line, and its confidence is
+    read from its next-token probabilities.
+    """
+    calls = len(Principle) * len(prefixes)
+    read = len(Principle) * sum(prefix + 2 * config.build.step_tokens + INSTRUCTIONS for prefix in prefixes)
+    room = config.build.critique.max_tokens
+    if judge_config(config).method == "json":
+        return {"critiques": Load(Role.CRITIC, calls, read, room)}
+    return {"critiques": Load(Role.CRITIC, calls, read, min(room, LINE_TOKENS)),
+            "confidences": Load(Role.CRITIC, calls, read, 0)}
+
+
+def _grades(config: RunConfig, texts: list[int]) -> Load:
+    """Judgements of texts of so many tokens. Expected grades of a model elsewhere take a call for each principle."""
+    judge = judge_config(config)
+    if judge.method == "json":
+        return Load(Role.JUDGE, len(texts), sum(texts) + len(texts) * INSTRUCTIONS, judge.max_tokens)
+    each = 1 if judge.backend == "transformers" else len(Principle)
+    return Load(Role.JUDGE, each * len(texts), each * (sum(texts) + len(texts) * INSTRUCTIONS), 0)
