@@ -304,7 +304,8 @@ def _grams(prompt: Prompt) -> set[int]:
     """Its 3-grams, each as a hash of 64 bits: ten thousand prompts have a million of them."""
     tokens = _tokens(prompt)
     grams = (" ".join(tokens[start:start + 3]) for start in range(max(1, len(tokens) - 2)))
-    return {int.from_bytes(hashlib.blake2b(gram.encode(errors="surrogatepass"), digest_size=8).digest()) for gram in grams}
+    return {int.from_bytes(hashlib.blake2b(gram.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+            for gram in grams}
 
 
 def _select(prompts: list[Prompt], config: PromptsConfig, filtered: Counter[str]) -> list[Prompt]:
