@@ -177,7 +177,7 @@ class OpenAILLM:
                 self._gate()
             started = time.monotonic()
             try:
-                reply = await self._retrier.call(lambda: self._attempt(call.chat, body))
+                reply = await self._retrier.call(lambda: self._attempt(call.chat, body, scoring))
             except openai.APIStatusError as error:
                 raise await self._refusal(error, call.chat, scoring) from None
             except BackendError as error:
@@ -185,9 +185,9 @@ class OpenAILLM:
             seconds = time.monotonic() - started
         return reply, read_usage(reply, seconds, self._config.prices)
 
-    async def _attempt(self, chat: bool, body: dict[str, Any]) -> Reply:
+    async def _attempt(self, chat: bool, body: dict[str, Any], scoring: bool) -> Reply:
         payload = await self._client.post("/chat/completions" if chat else "/completions", body=body, cast_to=bytes)
-        return read_reply(chat, payload)
+        return read_reply(chat, payload, scoring=scoring)
 
     async def _refusal(self, error: openai.APIStatusError, chat: bool, scoring: bool) -> BackendError:
         """What a status that trying again cannot mend means for the user."""
