@@ -10,7 +10,6 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from lpo.build_config import MixConfig
 from lpo.errors import DataError
 from lpo.pair_builders.pairs import normalised
 from lpo.prompts import hub_rows
@@ -35,27 +34,6 @@ class General:
     pairs: tuple[PreferencePair, ...]
     rejected: tuple[RejectedRow, ...]
     cleaned: int = 0
-
-
-def general_pairs(config: MixConfig | None, built: int, seed: int, *, plain_text: bool) -> General:
-    """What a build mixes in.
-
-    Args:
-        config: The `build.mix` section; None mixes nothing in.
-        built: Pairs that were built.
-        seed: Of the run.
-        plain_text: `prompts.plain_text`.
-
-    Returns:
-        The pairs taken, and every row that could not be.
-
-    Raises:
-        DataError: The source is missing or broken.
-    """
-    if config is None:
-        return General((), ())
-    general = read_general(config.path, plain_text=plain_text)
-    return General(tuple(mix(built, general.pairs, config.ratio, seed)), general.rejected, general.cleaned)
 
 
 def read_general(path: str, *, plain_text: bool = False) -> General:

@@ -11,7 +11,7 @@ import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -144,6 +144,25 @@ class JournalFile:
     def spent(self) -> Usage:
         """What all calls ever took that finished, whatever became of them."""
         return _spent(self._connection)
+
+
+def copy_journal(source: Path, target: Path) -> None:
+    """Give another run the replies of this one. What they took stays on this one's account.
+
+    Args:
+        source: A journal; another process may be writing to it.
+        target: A file that does not exist yet.
+
+    Raises:
+        LpoError: One of them cannot be used.
+    """
+    try:
+        with closing(_connect(source)) as old, closing(_connect(target)) as new:
+            old.backup(new)
+            if new.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
+                new.execute("UPDATE spent SET calls = 0, tokens_in = 0, tokens_out = 0, seconds = 0, cost = NULL")
+    except sqlite3.Error as error:
+        raise _unusable(source, error) from None
 
 
 def total(usages: Iterable[Usage]) -> Usage:

@@ -41,9 +41,12 @@ class Stage(StrEnum):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the stage writes, relative to the run directory. The journal is no output: it is never paid twice."""
+        """What the stage writes, and what is derived from it, as patterns of paths in the run directory. The journal is
+        no output: it is never paid twice.
+        """
         return {
-            Stage.BUILD: ("trees.jsonl", "pairs.jsonl", "rejected_rows.jsonl", "build.json"),
+            Stage.BUILD: ("trees.jsonl", "pairs.jsonl", "rejected_rows.jsonl", "build.json", "pairs.*.jsonl",
+                          "rejected_rows.*.jsonl"),
             Stage.TRAIN: ("train", "metrics.jsonl", "samples.jsonl", "train.json"),
             Stage.EVAL: ("eval", "scores.json"),
         }[self]
@@ -147,9 +150,9 @@ class RunDirectory:
             entries.pop(later.value, None)
         self.update_manifest(stages=entries)
         for later in stage.and_later:
-            for name in later.outputs:
-                target = self / name
-                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+            for pattern in later.outputs:
+                for target in self.path.glob(pattern):
+                    shutil.rmtree(target) if target.is_dir() else target.unlink()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -171,6 +174,18 @@ class RunDirectory:
                                      "since": time.strftime("%Y-%m-%d %H:%M:%S")}))
             handle.flush()
             yield
+
+
+def find_run(run: str) -> RunDirectory:
+    """A run by its directory, or by its name under runs/.
+
+    Raises:
+        DataError: There is none.
+    """
+    path = next((path for path in (Path(run), Path("runs") / run) if (path / "config.yaml").is_file()), None)
+    if path is None:
+        raise DataError("no such run", where=run, mend="give a run directory: it holds a config.yaml")
+    return RunDirectory(path)
 
 
 def _read_owner(path: Path) -> str:
