@@ -36,9 +36,13 @@ def split_into_chunks(text: str, words: int) -> list[str]:
 
 
 def last_words(text: str, words: int) -> str:
-    """The end of a text: at most its last `words` words, counted as `split_into_chunks` does."""
-    starts = _word_starts(text)
-    return text[starts[-words]:] if len(starts) > words else text
+    """The end of a text: at most its last `words` words, counted as `split_into_chunks` does.
+
+    Of a text that is mostly white space it may be fewer: only so many characters are looked at as words may have.
+    """
+    end = text[-2 * _LONGEST * words:]
+    starts = _word_starts(end)
+    return end[starts[-words]:] if len(starts) > words else end
 
 
 def _word_starts(text: str) -> list[int]:
