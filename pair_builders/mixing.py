@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,7 +211,7 @@ def _scores(row: Mapping[str, Any]) -> dict[str, float]:
     found = {name: row[name] for name in ("score_chosen", "score_rejected") if name in row}
     if len(found) < 2:
         return {}
-    if any(isinstance(value, bool) or not isinstance(value, (int, float)) or value != value
+    if any(isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
            for value in found.values()):
         raise _RowError(Reason.MALFORMED, "'score_chosen' and 'score_rejected' must be numbers")
     if found["score_chosen"] == found["score_rejected"]:
