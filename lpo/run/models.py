@@ -3,21 +3,67 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
+from lpo.build_config import BudgetConfig
 from lpo.config import JudgeConfig, ModelConfig, RunConfig
 from lpo.llm.base import LLM, Completion, Request, ScoreRequest, TokenLogprobs
 from lpo.llm.create import create_llm
 from lpo.llm.journal import Journal, JournaledLLM
 from lpo.llm.side_by_side import stopped_error
 from lpo.records import Usage
+from lpo.run.budget import Budget
 
 
-class StoppableLLM:
-    """Passes calls on until `stop` is set; then refuses new ones, so that those in flight can finish."""
+class Gate:
+    """Lets calls through until the run is to stop or its budget is spent; those in flight can finish.
 
-    def __init__(self, inner: LLM, stop: asyncio.Event) -> None:
-        self._inner, self._stop = inner, stop
+    Args:
+        stop: Set when no new call is to be made.
+        budget: None: without limits.
+    """
+
+    def __init__(self, stop: asyncio.Event, budget: Budget | None) -> None:
+        self._stop, self._budget = stop, budget
+
+    def check(self) -> None:
+        """May a call be asked for?
+
+        Raises:
+            StoppedError: The run is to stop.
+            BudgetSpentError: Its budget is spent.
+        """
+        if self._stop.is_set():
+            raise stopped_error()
+        if self._budget is not None:
+            self._budget.check()
+
+    def start(self) -> None:
+        """As `check`, for a call that is made now."""
+        if self._stop.is_set():
+            raise stopped_error()
+        if self._budget is not None:
+            self._budget.start()
+
+    def finished(self, usage: Usage) -> None:
+        """What a call took."""
+        if self._budget is not None:
+            self._budget.finished(usage)
+
+
+class GatedLLM:
+    """A model whose calls pass a gate.
+
+    Args:
+        inner: The model.
+        gate: Told of every reply.
+        enter: Asked before a request is handed to the model: `gate.check`, where the model asks `gate.start` itself
+            when the call's turn has come, else `gate.start`.
+    """
+
+    def __init__(self, inner: LLM, gate: Gate, enter: Callable[[], None]) -> None:
+        self._inner, self._gate, self._enter = inner, gate, enter
 
     @property
     def identity(self) -> dict[str, object]:
@@ -25,22 +71,22 @@ class StoppableLLM:
         return self._inner.identity
 
     async def generate(self, request: Request) -> Completion:
-        """As the inner model, unless stopped."""
-        self._check()
-        return await self._inner.generate(request)
+        """As the inner model, if the gate is open."""
+        self._enter()
+        completion = await self._inner.generate(request)
+        self._gate.finished(completion.usage)
+        return completion
 
     async def logprobs(self, request: ScoreRequest) -> TokenLogprobs:
-        """As the inner model, unless stopped."""
-        self._check()
-        return await self._inner.logprobs(request)
+        """As the inner model, if the gate is open."""
+        self._enter()
+        scores = await self._inner.logprobs(request)
+        self._gate.finished(scores.usage)
+        return scores
 
     async def close(self) -> None:
         """Close the inner model."""
         await self._inner.close()
-
-    def _check(self) -> None:
-        if self._stop.is_set():
-            raise stopped_error()
 
 
 def judge_config(config: RunConfig) -> JudgeConfig:
@@ -56,21 +102,36 @@ class Models:
     Args:
         journal: Where finished calls are kept.
         stop: Set when the user asks the run to stop, or something failed: then no new call is made.
+        budget: What the run may spend in all; None: without limits.
     """
 
-    def __init__(self, journal: Journal, stop: asyncio.Event) -> None:
+    def __init__(self, journal: Journal, stop: asyncio.Event, budget: BudgetConfig | None = None) -> None:
         self._journal, self.stop = journal, stop
+        self._budget = Budget(budget, journal.spent) if budget is not None else None
+        self._gate = Gate(stop, self._budget)
         self._loaded: dict[str, JournaledLLM] = {}
 
     def get(self, config: ModelConfig, adapter: Path | None = None) -> JournaledLLM:
-        """A journaled model; the same settings give the same instance."""
+        """A journaled model; the same settings give the same instance.
+
+        Raises:
+            ConfigError: Money is limited, and the model has no prices.
+            BackendError: The model cannot be used.
+        """
+        if self._budget is not None:
+            self._budget.require_prices(config)
         engine = {name: value for name, value in config.model_dump(mode="json").items()
                   if name in ModelConfig.model_fields and name not in ("sampling", "prices")}
         key = repr((sorted(engine.items()), adapter))
         if key not in self._loaded:
-            engine_llm = create_llm(config, adapter=adapter)
-            self._loaded[key] = JournaledLLM(StoppableLLM(engine_llm, self.stop), self._journal)
+            engine_llm = create_llm(config, adapter=adapter, gate=self._gate.start)
+            enter = self._gate.check if config.backend == "openai" else self._gate.start
+            self._loaded[key] = JournaledLLM(GatedLLM(engine_llm, self._gate, enter), self._journal)
         return self._loaded[key]
+
+    def spent(self) -> Usage:
+        """What the run ever paid for, in all its starts: calls that failed and replies that were cut are counted."""
+        return self._journal.spent()
 
     def usage(self) -> Usage:
         """What all calls of these models took so far."""

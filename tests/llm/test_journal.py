@@ -12,7 +12,7 @@ from hash_model import AWKWARD, IDENTITY, HashModel, ask, stored_keys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpo.errors import BackendError, RequestRejectedError
+from lpo.errors import BackendError, BudgetSpentError, RequestRejectedError
 from lpo.llm.base import Completion, Context, Finish, Request, Sampling, ScoreRequest, TokenLogprobs
 from lpo.llm.journal import Journal, JournaledLLM, request_key
 from lpo.llm.journal_file import Outcome
@@ -286,3 +286,42 @@ requests = st.builds(
 @given(requests, requests)
 def test_keys_are_equal_exactly_when_requests_are(left: Request, right: Request) -> None:
     assert (request_key(IDENTITY, left) == request_key(IDENTITY, right)) == (left == right)
+
+
+# What was paid -------------------------------------------------------------------------------------------------------
+
+
+def test_totals_stand_in_the_file_and_grow_with_every_process_that_writes_it(tmp_path: Path) -> None:
+    async def work(seeds: range) -> Usage:
+        with Journal(tmp_path / "j.sqlite") as journal:
+            model = HashModel()
+            llm = JournaledLLM(model, journal)
+            for seed in seeds:
+                await llm.generate(ask(seed))
+            model.error = BackendError("down")  # nothing is known of it: one call
+            with pytest.raises(BackendError):
+                await llm.generate(ask(99))
+            model.error = RequestRejectedError("ended with 'abort'")
+            model.error.usage = Usage(calls=1, tokens_in=50)
+            with pytest.raises(RequestRejectedError):
+                await llm.generate(ask(98))
+            return journal.spent()
+
+    assert asyncio.run(work(range(2))) == Usage(calls=4, tokens_in=56, tokens_out=14, seconds=1.0, cost=0.5)
+    assert asyncio.run(work(range(3))) == Usage(calls=7, tokens_in=109, tokens_out=21, seconds=1.5, cost=0.75)
+    with Journal(tmp_path / "j.sqlite") as journal:
+        assert journal.spent() == journal.counts().spent == Usage(calls=7, tokens_in=109, tokens_out=21, seconds=1.5,
+                                                                  cost=0.75)
+
+
+def test_a_call_that_was_not_made_is_neither_counted_nor_paid(tmp_path: Path) -> None:
+    async def work() -> Any:
+        with Journal(tmp_path / "j.sqlite") as journal:
+            model = HashModel()
+            model.error = BudgetSpentError("the budget is spent")
+            with pytest.raises(BudgetSpentError):
+                await JournaledLLM(model, journal).generate(ask())
+            return journal.counts()
+
+    counts = asyncio.run(work())
+    assert (counts.calls, sum(counts.ever.values()), counts.spent) == (0, 0, Usage())

@@ -95,6 +95,18 @@ def damage_by_another_version(path: Path) -> None:
     connection.close()
 
 
+def damage_by_the_first_version(path: Path) -> None:
+    path.unlink()
+    connection = sqlite3.connect(path)
+    connection.executescript("""
+        CREATE TABLE replies (key TEXT PRIMARY KEY, purpose TEXT NOT NULL, value TEXT NOT NULL, checksum TEXT NOT NULL);
+        CREATE TABLE calls (outcome TEXT PRIMARY KEY, n INTEGER NOT NULL);
+        INSERT INTO calls VALUES ('answer', 7);
+        PRAGMA user_version = 1;
+    """)
+    connection.close()
+
+
 def damage_by_another_program(path: Path) -> None:
     path.unlink()
     connection = sqlite3.connect(path)
@@ -105,7 +117,8 @@ def damage_by_another_program(path: Path) -> None:
 
 @pytest.mark.parametrize(("damage", "least", "most"), [
     (damage_by_truncation, 0, 299), (damage_a_page, 250, 299), (damage_one_reply, 299, 299),
-    (damage_by_overwriting, 0, 0), (damage_by_another_version, 0, 0), (damage_by_another_program, 0, 0),
+    (damage_by_overwriting, 0, 0), (damage_by_another_version, 0, 0), (damage_by_the_first_version, 0, 0),
+    (damage_by_another_program, 0, 0),
 ])
 def test_a_file_that_cannot_be_trusted_is_set_aside_and_only_whole_replies_are_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], least: int, most: int
@@ -122,6 +135,10 @@ def test_a_file_that_cannot_be_trusted_is_set_aside_and_only_whole_replies_are_u
         assert journal.counts().entries == 300
     assert least <= counts.entries <= most
     assert counts.ever[Outcome.ANSWER] == counts.entries
+    # What was paid is read from the broken file where it is legible, and is else that of the replies taken over.
+    legible = damage in (damage_a_page, damage_one_reply)
+    assert counts.spent.calls == (300 if legible else counts.entries)
+    assert counts.spent.cost == (None if not counts.spent.calls else 0.25 * counts.spent.calls)
     assert len(model.reached) == 300 - counts.entries
     assert (tmp_path / "journal.sqlite.broken-1").read_bytes() == damaged
     assert "journal.sqlite.broken-1" in caplog.text
