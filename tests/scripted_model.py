@@ -12,8 +12,11 @@ import json
 import math
 import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from scripted_roles import last_turn, reply_as, role_of
 
 SENTENCES = 40
 VOCABULARY = """
@@ -119,7 +122,12 @@ def echo_logprobs(before: str, tokens: list[str]) -> list[float]:
     return values
 
 
-def write(body: dict[str, Any], choice: int = 0) -> Written:
+Answer = Callable[[dict[str, Any], int], str | None]
+"""What the model has to say to a request (its body, and which of several choices), before it runs out of tokens or
+meets a stop; None leaves it to the hash."""
+
+
+def write(body: dict[str, Any], choice: int = 0, answer: Answer | None = None) -> Written:
     """The text for a request: a function of model, prompt, schema, and (unless greedy) the seed and the choice.
 
     Choice 0 of several is the text that is written when only one is asked for, as real servers do it.
@@ -129,9 +137,12 @@ def write(body: dict[str, Any], choice: int = 0) -> Written:
     which = [choice] if choice and body.get("temperature", 1) > 0 else []
     rng = draw(body["model"], asked, seed, body.get("response_format"), *which)
     before = _standing(body)
-    schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
-    if schema:
-        text = json.dumps(value_for(schema, rng))
+    schema = schema_of(body)
+    said = answer(body, choice) if answer is not None else None
+    if said is not None:
+        text = said
+    elif schema:
+        text = reply_as(role_of(schema), last_turn(body), rng) or json.dumps(value_for(schema, rng))
     elif body.get("max_tokens") == 1:
         listed = next_token_logprobs(_all_text(body)[-200:])
         text = max(listed, key=lambda token: listed[token])
@@ -145,6 +156,11 @@ def write(body: dict[str, Any], choice: int = 0) -> Written:
         if stop in text:
             text, finish = text[: text.index(stop)], "stop"
     return Written(_all_text(body), text, finish, tokens_of(text))
+
+
+def schema_of(body: dict[str, Any]) -> dict[str, Any] | None:
+    """The JSON schema that the reply is to have."""
+    return (body.get("response_format") or {}).get("json_schema", {}).get("schema")
 
 
 def _standing(body: dict[str, Any]) -> str:
@@ -161,13 +177,13 @@ def _all_text(body: dict[str, Any]) -> str:
     return "\n".join(turns) if body.get("continue_final_message") else "\n".join([*turns, "assistant:"])
 
 
-def reply_to(path: str, body: dict[str, Any]) -> dict[str, Any]:
+def reply_to(path: str, body: dict[str, Any], answer: Answer | None = None) -> dict[str, Any]:
     """The whole JSON reply, with `n` choices."""
     chat = path == "/v1/chat/completions"
     choices: list[dict[str, Any]] = []
     answered = 0
     for index in range(body.get("n", 1)):
-        written = write(body, index)
+        written = write(body, index, answer)
         answered += len(written.tokens)
         form = _chat_choice(written, body) if chat else _text_choice(written, body)
         choices.append({"index": index, "finish_reason": written.finish, **form})

@@ -24,7 +24,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
-from scripted_model import reply_to
+from scripted_model import Answer, reply_to
 
 
 @dataclass(frozen=True)
@@ -107,15 +107,17 @@ class ScriptedServer:
         api_key: Requests without it get a 401.
         chat_only: There is no `/completions`.
         log_file: One JSON line for each request that was answered in full.
+        answer: What the model says to a request, where not left to the hash: a function of the request.
     """
 
     def __init__(self, *, port: int = 0, latency: float = 0.0, api_key: str | None = None, chat_only: bool = False,
-                 log_file: Path | None = None) -> None:
+                 log_file: Path | None = None, answer: Answer | None = None) -> None:
         self.port = port
         self.latency = latency
         self.api_key = api_key
         self.chat_only = chat_only
         self.log_file = log_file
+        self.answer = answer
         self.log: list[Logged] = []
         self.answered = 0
         self.most_at_once = 0
@@ -220,7 +222,7 @@ class ScriptedServer:
         if fault.status != 200:
             await self._error(writer, fault.status, fault.message, fault.headers, fault.code)
             return True
-        reply = reply_to(path, body)
+        reply = reply_to(path, body, self.answer)
         if fault.choice is not None:
             reply["choices"][fault.index] |= fault.choice
         reply["choices"] = [choice for choice in reply["choices"] if choice["index"] not in fault.missing]
