@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from lpo.errors import DataError
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -146,12 +149,10 @@ def clean_text(text: str) -> tuple[str, int]:
     Returns:
         The clean text and how many characters were replaced or dropped.
     """
-    lone = sum(1 for char in text if "\ud800" <= char <= "\udfff")
-    nuls = text.count("\0")
-    if not lone and not nuls:
+    if "\0" not in text and (text.isascii() or not _LONE_SURROGATE.search(text)):
         return text, 0
-    cleaned = "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text if char != "\0")
-    return cleaned, lone + nuls
+    cleaned, lone = _LONE_SURROGATE.subn("\ufffd", text)
+    return cleaned.replace("\0", ""), lone + text.count("\0")
 
 
 def clean_values(value: Any) -> tuple[Any, int]:
