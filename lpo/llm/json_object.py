@@ -16,6 +16,7 @@ KEPT_KEY = 80
 
 _Reply = TypeVar("_Reply", bound=BaseModel)
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_BRACKET = re.compile(r"[{}\[\]]")
 
 
 class NotJsonError(ValueError):
@@ -27,8 +28,8 @@ def read_object(reply: str) -> tuple[Any, bool]:
 
     Accepted: one JSON object, alone or with words before and after it that hold no braces, perhaps after a closed
     thinking block; not one inside a block that stays open. Broken punctuation is mended by json-repair as long as that
-    leaves every number as it was; a reply whose object is not closed is not mended (the end of a number may be
-    missing). Python's own reader would keep the last of two equal keys and accept NaN: both are refused. Half
+    leaves every number and bracket as it was; a reply whose object is not closed is not mended (the end of a number may
+    be missing). Python's own reader would keep the last of two equal keys and accept NaN: both are refused. Half
     characters (a cut `\ud83d` escape) become U+FFFD.
 
     Args:
@@ -117,6 +118,9 @@ def _repair(source: str) -> Any:
     # Repair drops what it does not understand: the first of two keys, a digit of another script, half a fraction.
     if _numbers(source) != _numbers(str(mended)):
         raise NotJsonError("not JSON, and mending it would change its numbers")
+    # It also closes what was never closed: the end of a list that was cut after one of its objects is missing.
+    if _BRACKET.findall(source) != _BRACKET.findall(str(mended)):
+        raise NotJsonError("not JSON, and mending it would change its brackets")
     return values
 
 
