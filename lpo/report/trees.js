@@ -2,7 +2,7 @@
 // The search trees: drawn where the report has placed their nodes, walked by pointer or keys.
 (() => {
   const WIDTH = 98, HEIGHT = 26, DOWN = 35, EDGE = 12, TOP = 44, LEVELS = 6;
-  const NEAREST = 138, FARTHEST = 216; // from one layer to the next
+  const NEAREST = 128, FARTHEST = 216; // from one layer to the next
   let across = NEAREST;
   const { fill, describe, glyph, statesOf, scoreOf, folded, linked, prose, leftOut, STATES } = nodePanel;
 

@@ -19,6 +19,7 @@ from lpo.report.entries import (
     scales,
     spread,
 )
+from lpo.report.story import plural
 from lpo.report.tree_file import DUPLICATE, TreeCounts, TreeFile
 from lpo.report.tree_layout import lay_out
 from lpo.report.wording import compare
@@ -85,10 +86,11 @@ def tree_section(run: RunData) -> TreeSection | None:
 
 
 def _counted(counts: TreeCounts) -> Iterator[Count]:
-    yield Count(f"{counts.trees:,}", "trees", f"{counts.paths:,} paths" if counts.paths else "")
+    yield Count(f"{counts.trees:,}", "trees", plural(counts.paths, "path") if counts.paths else "")
     yield Count(f"{counts.layers:,}", "layers", "sets of siblings")
     yield Count(f"{counts.candidates:,}", "candidates")
-    yield Count(f"{counts.vetoed:,}", "vetoed", f"by {counts.facts:,} extracted facts" if counts.facts else "")
+    yield Count(f"{counts.vetoed:,}", "vetoed",
+                f"against {plural(counts.facts, 'extracted fact')}" if counts.facts else "")
     yield Count(f"{counts.refinements[RefinementOutcome.ACCEPTED]:,}", "refined", _tried(counts))
     others = counts.set_aside.total() - counts.set_aside[DUPLICATE]
     yield Count(f"{counts.set_aside[DUPLICATE]:,}", "duplicates",
@@ -96,7 +98,7 @@ def _counted(counts: TreeCounts) -> Iterator[Count]:
     yield Count(f"{counts.unscored:,}", "unscored",
                 f"and {counts.unscored_rollouts:,} of {counts.rollouts:,} rollouts" if counts.unscored_rollouts else "")
     yield Count(f"{counts.failures['check']:,}", "failed checks",
-                f"{counts.failures['facts']:,} failed extractions" if counts.failures["facts"] else "")
+                f"and {plural(counts.failures['facts'], 'extraction')} of facts" if counts.failures["facts"] else "")
 
 
 def _tried(counts: TreeCounts) -> str:

@@ -1,14 +1,12 @@
 """The page in a real browser: Debian's Chromium, driven by Playwright over pipes; the page opens from file://."""
 
 import http.server
-import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import visit
 from sample_run import ATTACKS, make_run
 
 from lpo.report import write_report
@@ -16,61 +14,11 @@ from lpo.storage import read_jsonl
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A browser; one for this module, as Playwright holds the thread's event loop while it is open."""
-    problem = None if CHROMIUM.exists() else f"no {CHROMIUM} (apt-get install chromium)"
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        problem = "playwright is not installed (pip install -e '.[dev]')"
-    if problem is not None:
-        if os.environ.get("LPO_REQUIRE_BROWSER") == "1":
-            pytest.fail(f"LPO_REQUIRE_BROWSER=1, but there is {problem}")
-        pytest.skip(f"BROWSER TESTS NOT RUN: {problem}")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory) -> Path:
     folder = make_run(tmp_path_factory.mktemp("runs") / "quickstart")
     write_report(folder)
     return folder
-
-
-class Visit:
-    """An open page and everything that happened on it."""
-
-    def __init__(self, page: Any) -> None:
-        self.page = page
-        self.messages: list[str] = []
-        self.requests: list[str] = []
-        self.dialogs: list[str] = []
-        page.on("console", lambda message: self.messages.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: self.messages.append(f"error: {error}"))
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss()))
-
-
-@contextmanager
-def visit(chromium: Any, report: Path, *, width: int = 1400, scheme: str = "light") -> Iterator[Visit]:
-    """Open a report; at the end, nothing may have been logged, asked for or popped up."""
-    page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    visited = Visit(page)
-    page.goto(report.as_uri())
-    yield visited
-    page.close()
-    assert visited.messages == []
-    assert visited.dialogs == []
-    assert [url for url in visited.requests if not url.startswith("data:")] == [report.as_uri()]
 
 
 def test_the_page_opens_from_a_file_without_errors_requests_or_dialogs(chromium, run_dir):
