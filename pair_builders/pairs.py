@@ -232,7 +232,7 @@ def _usable(siblings: Sequence[SearchNode]) -> list[SearchNode] | NoPair:
         return usable
     # A rewritten step that was not taken is no candidate that failed: its original is there.
     notes = [node.note for node in noted if node.note is not None and node.refines is None]
-    detail = f"{len(usable)} of {len(siblings)} candidates left: " + "; ".join(sorted(set(notes)))
+    detail = "; ".join([f"{len(usable)} of {len(siblings)} candidates left", *sorted(set(notes))])
     if notes and not usable:
         refused = all(note.startswith(Reason.REQUEST_REJECTED) for note in notes)
         return NoPair(Reason.REQUEST_REJECTED if refused else Reason.EMPTY, detail)

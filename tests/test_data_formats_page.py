@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from lpo.build_config import PairsConfig
 from lpo.config import PromptsConfig
 from lpo.evaluation import Answer, Metric, PreferenceRow
+from lpo.pair_builders.mixing import read_general
+from lpo.pair_builders.pairs import derive_pairs
 from lpo.prompts import load_prompts
 from lpo.records import PreferencePair, Reason, RejectedRow, SearchTree
 from lpo.report.data import Build, Manifest, Sample, Scores
@@ -34,6 +37,22 @@ def test_every_prompt_example_is_usable(tmp_path: Path) -> None:
     prompts = load_prompts(PromptsConfig(path=str(path), held_out_path=str(other)))
     assert [prompt.target_words for prompt in prompts.build] == [120, 300, 100] and not prompts.rejected
     assert prompts.build[1].meta["kind"] == "Literature and Creative Writing"
+
+
+def test_the_pair_example_is_what_the_tree_example_gives() -> None:
+    [tree], [pair] = examples("tree"), examples("pair")
+    derived = derive_pairs(SearchTree.model_validate(tree), PairsConfig())
+    assert derived.tree.to_json() == tree
+    [found] = derived.pairs
+    assert found.margin == pytest.approx(pair["margin"])
+    assert found.to_json() == {**pair, "margin": found.margin}
+
+
+def test_the_general_data_example_is_usable(tmp_path: Path) -> None:
+    path = tmp_path / "general.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in examples("general")), encoding="utf-8")
+    general = read_general(str(path))
+    assert [pair.chosen for pair in general.pairs] == ["Indigo, madder and weld."] and not general.rejected
 
 
 def test_the_training_columns_example_is_read_whole() -> None:

@@ -22,7 +22,7 @@ from lpo.config import RunConfig, raise_issues, suggestion, to_yaml, validate
 from lpo.errors import ConfigError, DataError, NothingLeftError
 from lpo.llm.journal_file import copy_journal
 from lpo.pair_builders.mixing import General
-from lpo.pair_builders.pairs import RELEASED, Derived, derive_pairs, released_pairs
+from lpo.pair_builders.pairs import RELEASED, Derived, derive_pairs, layers_of, released_pairs
 from lpo.prompts import load_prompts
 from lpo.records import RejectedRow, SearchTree, Usage, fingerprint
 from lpo.run import environment
@@ -45,13 +45,15 @@ class RuleCounts:
     Args:
         rule: Its name.
         layers: Layers of all trees.
-        pairs: Pairs they give.
-        rejected: Layers without a pair, by reason.
+        fruitful: Layers that give pairs.
+        pairs: These pairs.
+        rejected: Layers without a pair, and trees without a layer, by reason.
         margins: Sum of the margins of pairs that have one, and how many these are.
     """
 
     rule: str
     layers: int = 0
+    fruitful: int = 0
     pairs: int = 0
     rejected: Counter[str] = field(default_factory=Counter[str])
     margins: tuple[float, int] = (0.0, 0)
@@ -59,7 +61,8 @@ class RuleCounts:
     def add(self, derived: Derived) -> None:
         """Count a tree."""
         margins = [pair.margin for pair in derived.pairs if pair.margin is not None]
-        self.layers += len({pair.provenance["parent"] for pair in derived.pairs}) + len(derived.rejected)
+        self.layers += len(layers_of(derived.tree))
+        self.fruitful += len({pair.provenance["parent"] for pair in derived.pairs})
         self.pairs += len(derived.pairs)
         self.rejected.update(row.reason.value for row in derived.rejected)
         self.margins = self.margins[0] + sum(margins), self.margins[1] + len(margins)
@@ -125,8 +128,7 @@ def table(counts: Sequence[RuleCounts], rules: PairsConfig) -> list[str]:
     rows = [("rule", "pairs", "of layers", "mean margin", "layers without a pair")]
     for one in counts:
         margin = "-" if one.mean_margin is None else f"{one.mean_margin:.4f}"
-        layers = f"{one.layers - one.rejected.total()}/{one.layers}"
-        rows.append((one.rule, str(one.pairs), layers, margin, listed(one.rejected) or "-"))
+        rows.append((one.rule, str(one.pairs), f"{one.fruitful}/{one.layers}", margin, listed(one.rejected) or "-"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  {row[4]}"
              for row in rows]
