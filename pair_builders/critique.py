@@ -207,15 +207,16 @@ class Critic:
             raise NoReplyError(NoReply.UNPARSABLE, str(error), text) from None
         return Critique(
             principle=case.compared.principle, better=case.compared.better.id, analysis=reply.analysis.strip(),
-            relevant=reply.relevant.strip(), suggestion=_suggestion(reply.suggestion, case),
+            relevant=reply.relevant.strip(), suggestion=_suggestion(reply.suggestion, case, asked),
             confidence=reply.confidence,
         )
 
     async def _in_text(self, case: _Case) -> Critique:
         stop = ("\n",) if self._dialect is Dialect.TEXT else ()
         sampling = Sampling(max_tokens=min(self._config.max_tokens, LINE_TOKENS), temperature=0, stop=stop)
-        reply = await self._ask(self._render("critique_text.jinja", case, suggestion=""), sampling)
-        suggestion = _suggestion(reply if self._dialect is Dialect.TEXT else without_thinking(reply), case)
+        asked = self._render("critique_text.jinja", case, suggestion="")
+        reply = await self._ask(asked, sampling)
+        suggestion = _suggestion(reply if self._dialect is Dialect.TEXT else without_thinking(reply), case, asked)
         confidence = await self._confidence(self._render("critique_text.jinja", case, suggestion=suggestion))
         return Critique(principle=case.compared.principle, better=case.compared.better.id, analysis="", relevant="",
                         suggestion=suggestion, confidence=confidence)
@@ -275,17 +276,20 @@ def _most_confident(critiques: Sequence[Critique], count: int) -> set[str]:
     return set(list(distinct.values())[:count])
 
 
-def _suggestion(text: str, case: _Case) -> str:
+def _suggestion(text: str, case: _Case, asked: str) -> str:
     """A suggestion as one line.
 
     Raises:
-        NoReplyError: There is none, it is too long, or it gives the better text away.
+        NoReplyError: There is none, it is too long, it gives the better text away, or it stands word for word in what
+            the critic was asked (small models repeat an example).
     """
     suggestion = one_line(text)
     if not suggestion:
         raise NoReplyError(NoReply.UNPARSABLE, "no suggestion")
     if len(suggestion) > MAX_SUGGESTION:
         raise NoReplyError(NoReply.UNPARSABLE, f"a suggestion of more than {MAX_SUGGESTION} characters", suggestion)
+    if suggestion in one_line(asked):
+        raise NoReplyError(NoReply.UNPARSABLE, "the suggestion stands in the question already", suggestion)
     better = _words(case.compared.better.text)
     size = min(MAX_COPIED + 1, max(len(better), _FEW))
     elsewhere: set[tuple[str, ...]] = set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -87,7 +88,9 @@ class Planner:
         reply = await ask(self._llm, self._request(prompt, max_sections))
         try:
             sections = _read_json(reply) if json else _read_list(self._list(reply))
-            return _checked(sections, max_sections)
+            plan = _checked(sections, max_sections)
+            _refuse_repetition(plan)
+            return plan
         except (NotJsonError, _NotAPlanError) as error:
             raise NoReplyError(NoReply.UNPARSABLE, str(error), reply) from None
 
@@ -108,6 +111,13 @@ class Planner:
     def _list(self, reply: str) -> str:
         """The whole list; plain text goes on after the first number, which the prompt ends with."""
         return f"1. {reply.strip()}" if self._dialect is Dialect.TEXT else without_thinking(reply)
+
+
+def _refuse_repetition(plan: Sequence[PlannedSection]) -> None:
+    """A model that has nothing more to plan writes its last line again."""
+    for number, (one, other) in enumerate(pairwise(plan), start=2):
+        if one.title.casefold() == other.title.casefold():
+            raise _NotAPlanError(f"section {number} repeats the one before it")
 
 
 def given_plan(prompt: Prompt, *, max_sections: int) -> tuple[PlannedSection, ...] | None:

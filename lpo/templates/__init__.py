@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from functools import cached_property
 from importlib import resources
 from itertools import count
 from pathlib import Path
@@ -42,11 +41,6 @@ class Templates:
     @cached_property
     def _environment(self) -> ImmutableSandboxedEnvironment:
         """Keeps compiled templates: compiling one takes longer than all else that is done for a call."""
-        return _environment(self.sources)
-
-    @cached_property
-    def _environment(self) -> ImmutableSandboxedEnvironment:
-        """Kept, for it remembers its compiled templates: compiling takes ten times as long as rendering."""
         return _environment(self.sources)
 
     def render(self, name: str, **values: object) -> str:
