@@ -44,6 +44,7 @@ class PromptIds:
         own = tokenizer.eos_token_id
         self._plain_ends = frozenset(end_ids) | frozenset(() if own is None else [own])
         self._chat_ends: frozenset[int] | None = None
+        self._appended = _appended_tokens(tokenizer)
 
     def context(self, request: Request) -> tuple[int, ...]:
         """What the model reads before it writes.
@@ -108,7 +109,9 @@ class PromptIds:
                                        mend="use turns the template knows, or another chat template") from error
         # Templates write their special tokens themselves.
         special = isinstance(context.prompt, str)
-        return tuple(self._tokenizer(text, add_special_tokens=special)["input_ids"])
+        ids = tuple(self._tokenizer(text, add_special_tokens=special)["input_ids"])
+        # Some tokenizers put an end-of-text behind every text (`add_eos_token`); this one is to be continued.
+        return ids[:len(ids) - self._appended] if special else ids
 
 
 def end_ids(eos_token_id: int | list[int] | None) -> list[int]:
@@ -141,6 +144,14 @@ def by_context(
     if not width:
         return tuple(() for _ in request.contexts)
     return tuple(values[place:place + width] for place in range(0, len(values), width))
+
+
+def _appended_tokens(tokenizer: Any) -> int:
+    """How many tokens the tokenizer puts behind a text by itself."""
+    bare, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    more = len(whole) - len(bare)
+    before = next((place for place in range(more + 1) if whole[place:place + len(bare)] == bare), more)
+    return more - before
 
 
 def _turn_end_ids(tokenizer: Any, template: str | None) -> frozenset[int]:
