@@ -60,6 +60,23 @@ def test_no_probability_for_any_grade_is_no_score(value):
     assert judgement.unscored == "no_grade"
 
 
+@pytest.mark.parametrize("bad", range(1, 6))
+def test_one_grade_whose_probability_is_not_a_number_spoils_the_score(bad):
+    def grade(context: Context, text: str) -> float:
+        return math.nan if int(text) == bad else -1.0
+
+    [judgement] = score(ExpectedGradeJudge(FunctionLLM(grade=grade), load_templates()), draft("It rained."))
+    assert (judgement.overall, judgement.unscored) == (None, "no_grade")
+
+
+def test_a_grade_that_is_impossible_counts_for_nothing():
+    def grade(context: Context, text: str) -> float:
+        return -math.inf if int(text) > 2 else -5.0
+
+    [judgement] = score(ExpectedGradeJudge(FunctionLLM(grade=grade), load_templates()), draft("It rained."))
+    assert judgement.scores["insight"] == 1.5
+
+
 def test_one_request_per_draft_whose_contexts_share_the_text():
     llm = FunctionLLM(grade=lambda context, text: -1.0)
     score(ExpectedGradeJudge(llm, load_templates()), draft(" She waited.", prefix="It rained."), draft("x"))

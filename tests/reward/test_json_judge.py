@@ -47,7 +47,9 @@ def judge(*replies, **options):
     reply(accuracy=[0, 0, 0, 0.5, 0]),
     reply(accuracy={"[0, 0, 0, 3e-1, 0]"}),
     reply(analysis="The text says {score: 5} and \"accuracy\": 5."),
-], ids=range(11))
+    reply(analysis="The text says </think> {'score': 5} and <think>."),
+    "Hm.</think>" + reply(),
+], ids=range(13))
 def test_accepted_forms_of_one_verdict(text):
     verdict = read_verdict(text)
     assert verdict.weights == {principle.value: [0, 0, 0, 1, 0] for principle in Principle}
@@ -74,6 +76,10 @@ def test_accepted_forms_of_one_verdict(text):
     (reply(accuracy={"[0, 0, 0, 1 0, 0"}), "unparsable"),
     (reply(accuracy={'[0, 0, 0, 1, 0], "accuracy": [1, 0, 0, 0, 0]'}), "unparsable"),
     (reply(accuracy={"[0, 0, 0, 1, 0], 'accuracy': [1, 0, 0, 0, 0],"}), "unparsable"),
+    (reply(accuracy={'[0, 0, 0, 1, 0], "accuracy\\u0000": [1, 0, 0, 0, 0]'}), "unparsable"),
+    (reply(accuracy=11), "unparsable"),
+    ("11", "unparsable"),
+    ('{"score": 11}', "unparsable"),
     (reply(score=10), "unparsable"),
     (reply(insight=None), "unparsable"),
     (reply(analysis=None), "unparsable"),
@@ -84,6 +90,9 @@ def test_accepted_forms_of_one_verdict(text):
     ("[" + reply() + ", " + reply() + "]", "unparsable"),
     (reply()[:-1], "unparsable"),
     (reply()[:-8], "unparsable"),
+    ("<think>It could be " + reply(), "unparsable"),
+    ("Let me see.\n<think>" + reply(), "unparsable"),
+    ("<think>a</think><think>" + reply(), "unparsable"),
     ("{" * 5000, "unparsable"),
     ("{" * 5000 + "}" * 5000, "unparsable"),
     ('{"a":' * 20000 + "1" + "}" * 20000, "unparsable"),
@@ -93,11 +102,23 @@ def test_accepted_forms_of_one_verdict(text):
     (reply(accuracy={"[1e308, 1e308, 0, 1e308, 0]"}), "out_of_range"),
     (reply(accuracy={f"[1{'0' * 400}, 0, 0, 0, 0]"}), "unparsable"),
     (reply(accuracy={f"[1{'0' * 5000}, 0, 0, 0, 0]"}), "unparsable"),
-], ids=range(39))
+], ids=range(46))
 def test_everything_else_is_no_verdict(text, reason):
     with pytest.raises(NotAVerdict) as caught:
         read_verdict(text)
     assert caught.value.reason == reason
+
+
+def test_half_characters_in_the_judges_words_can_be_stored():
+    verdict = read_verdict(reply(analysis={'"half \\ud83d of \\u0000an emoji"'}))
+    assert verdict.analysis == "half \ufffd of an emoji"
+    verdict.analysis.encode()
+
+
+def test_a_made_up_key_does_not_flood_the_record():
+    with pytest.raises(NotAVerdict) as caught:
+        read_verdict(reply(**{"k" * 5000: 1}))
+    assert len(str(caught.value)) < 200
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=5, max_size=5).filter(lambda weights: sum(weights) > 1e-6))
@@ -155,6 +176,11 @@ def test_a_cut_reply_is_asked_for_once_more_with_twice_the_room():
     judgement, requests = judge(completion(reply()[:50], Finish.LENGTH), reply())
     assert judgement.overall == pytest.approx(0.75)
     assert [request.sampling.max_tokens for request in requests] == [100, 200]
+
+
+def test_a_reply_that_spends_all_its_tokens_on_thinking_is_cut():
+    thinking = completion("<think>It could be " + reply(), Finish.LENGTH)
+    assert judge(thinking, thinking)[0].unscored == "cut"
 
 
 def test_a_reply_cut_twice_is_unscored_although_it_could_be_read():
