@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lpo.build_config import BudgetConfig
 from lpo.config import RunConfig, TrainConfig, raise_issues, read_yaml, validate
 from lpo.errors import DataError
 from lpo.llm.journal import Journal
@@ -138,9 +139,12 @@ def _do(stage: Stage, config: RunConfig, prompts: PromptSet, directory: RunDirec
 
 
 def _build(config: RunConfig, prompts: PromptSet, directory: RunDirectory, reporter: Reporter) -> Usage:
-    from lpo.run.building import build
+    from lpo.run.building import BuildSummary, build
 
-    return with_models(directory, reporter, lambda models: build(config, prompts, directory, models, reporter)).usage
+    def work(models: Models) -> Coroutine[Any, Any, BuildSummary]:
+        return build(config, prompts, directory, models, reporter)
+
+    return with_models(directory, reporter, work, config.build.budget).usage
 
 
 def _train(config: RunConfig, prompts: PromptSet, directory: RunDirectory, reporter: Reporter) -> None:
@@ -158,7 +162,7 @@ def _evaluate(config: RunConfig, prompts: PromptSet, directory: RunDirectory, re
         return models.usage()
 
     directory.require(Stage.TRAIN)
-    return with_models(directory, reporter, work)
+    return with_models(directory, reporter, work, config.build.budget)
 
 
 _WORK: dict[Stage, Callable[[RunConfig, PromptSet, RunDirectory, Reporter], Usage | None]] = {
@@ -167,9 +171,10 @@ _WORK: dict[Stage, Callable[[RunConfig, PromptSet, RunDirectory, Reporter], Usag
 
 
 def with_models(
-    directory: RunDirectory, reporter: Reporter, work: Callable[[Models], Coroutine[Any, Any, Result]]
+    directory: RunDirectory, reporter: Reporter, work: Callable[[Models], Coroutine[Any, Any, Result]],
+    budget: BudgetConfig | None = None,
 ) -> Result:
-    """Run asynchronous work over the run's models and journal.
+    """Run asynchronous work over the run's models and journal, within the budget of the run.
 
     The first Ctrl-C lets calls in flight finish and be stored; the second one ends the process.
     """
@@ -177,7 +182,7 @@ def with_models(
     async def body() -> Result:
         stop = asyncio.Event()
         with Journal(directory / "journal.sqlite") as journal, _draining_interrupt(stop, reporter):
-            models = Models(journal, stop)
+            models = Models(journal, stop, budget)
             try:
                 return await work(models)
             finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_lpo import lpo, write_config, write_prompts
 from scripted_server import FILTERED, Fault, ScriptedServer, content
 
 from lpo.build_config import BudgetConfig
@@ -273,3 +274,28 @@ def test_a_budget_can_be_raised_on_a_run_that_began_and_has_an_exit_code_of_its_
     assert issubclass(BudgetSpentError, NotCalledError)
     assert BudgetSpentError.exit_code is ExitCode.BUDGET
     assert ExitCode.BUDGET == 7
+
+
+def test_a_build_stops_when_its_budget_is_spent_and_goes_on_when_it_is_raised(tmp_path: Path) -> None:
+    write_prompts(tmp_path / "prompts.jsonl", 6)
+    with ScriptedServer() as server:
+        backend = {"backend": "openai", "model": "scripted", "base_url": server.url, "max_concurrency": 4}
+        config = write_config(tmp_path / "run.yaml", {
+            "name": "limited", "prompts": {"path": "prompts.jsonl"}, "policy": backend,
+            "judge": {**backend, "method": "json"},
+            "build": {"branching": 3, "depth": 2, "step_tokens": 60, "budget": {"calls": 20}}})
+        stopped = lpo("build", config, cwd=tmp_path)
+        assert stopped.returncode == 7, stopped.stderr
+        assert "the budget is spent: 20 of 20 calls" in stopped.stderr
+        assert "build.budget.calls" in stopped.stderr
+        assert len(server.calls) == 20
+        again = lpo("build", config, cwd=tmp_path)
+        assert (again.returncode, len(server.calls)) == (7, 20)
+        finished = lpo("build", config, "build.budget.calls=5000", cwd=tmp_path)
+        assert finished.returncode == 0, finished.stderr
+        made = len(server.calls)
+    assert made > 20
+    with Journal(tmp_path / "runs" / "limited" / "journal.sqlite") as journal:
+        counts = journal.counts()
+    assert counts.spent.calls == made, "not one call was paid twice"
+    assert counts.entries == counts.ever[Outcome.ANSWER] == sum(counts.ever.values())
