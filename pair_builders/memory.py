@@ -95,9 +95,11 @@ class FactMemory:
             statements = await self._questions.statements(passage, most)
         except NoReplyError as error:
             return Extraction(failure=_why(error))
-        distinct = list({statement.casefold(): statement for statement in reversed(statements)}.values())[::-1]
+        distinct: dict[str, str] = {}
+        for statement in statements:
+            distinct.setdefault(statement.casefold(), statement)
         facts = (Fact(id=f"{node_id}#{number}", node=node_id, text=statement)
-                 for number, statement in enumerate(distinct[:most], start=1))
+                 for number, statement in enumerate(list(distinct.values())[:most], start=1))
         return Extraction(tuple(facts))
 
     async def check(self, prompt: Prompt, facts: Sequence[Fact], prefix: str, text: str) -> Check:
@@ -116,7 +118,10 @@ class FactMemory:
             BackendError: The model, or the one that embeds, cannot be used.
         """
         chunks = split_into_chunks(text, self._config.chunk_words)
-        pool = list({one_line(fact.text): fact for fact in reversed(facts)}.items())[::-1]
+        distinct: dict[str, Fact] = {}
+        for fact in facts:
+            distinct.setdefault(one_line(fact.text), fact)
+        pool = list(distinct.items())
         # Off the event loop: an embedding model computes, and is loaded by the first question.
         found = await asyncio.to_thread(self._retrieve, [statement for statement, _ in pool], chunks)
         asked = [
