@@ -1,5 +1,6 @@
-# Sourced by examples/quickstart.sh and tests/run.sh: makes a virtual environment once and keeps it up to date.
-#   make_environment FOLDER EXTRAS     e.g. make_environment .venv demo
+# Sourced by examples/quickstart.sh, tests/run.sh and tests/vllm/run.sh: makes a virtual environment once and keeps it
+# up to date.
+#   make_environment FOLDER EXTRAS [CONSTRAINTS]     e.g. make_environment .venv demo
 
 # A Python this package runs on, or nothing.
 find_python() {
@@ -13,8 +14,8 @@ find_python() {
 }
 
 make_environment() {
-    local folder="$1" extras="$2" python stamp
-    stamp="$(cat pyproject.toml constraints.txt | cksum | tr -d ' ')-$extras"
+    local folder="$1" extras="$2" constraints="${3:-constraints.txt}" python stamp
+    stamp="$(cat pyproject.toml "$constraints" | cksum | tr -d ' ')-$extras"
     if [ -f "$folder/installed" ] && [ "$(cat "$folder/installed")" = "$stamp" ]; then
         return
     fi
@@ -28,6 +29,6 @@ make_environment() {
     [ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
     # torch first: where a plain CPU build is offered, it is taken, and nothing later replaces it
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check torch==2.13.0
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]"
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -c "$constraints" -e ".[$extras]"
     echo "$stamp" > "$folder/installed"
 }

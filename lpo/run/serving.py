@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import shlex
 import signal
 import socket
@@ -30,6 +31,9 @@ SERVER = (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
 
 KEY = "VLLM_API_KEY"
 """The variable from which vLLM takes the key its clients must have."""
+
+_LOG_HEAD = re.compile(r"^\(\w+ pid=\d+\) |(INFO|WARNING|ERROR) [\d-]+ [\d:]+ \[[^\]]*\] *")
+"""What vLLM puts before every line: process, level, time and place in the code."""
 
 _TICK = 0.5
 _NEWS_SECONDS = 15.0
@@ -190,7 +194,7 @@ def _lines(log: Path) -> list[str]:
 
 def _last_line(log: Path) -> str:
     lines = _lines(log)
-    return lines[-1][:120] if len(lines) > 1 else "loading"
+    return _LOG_HEAD.sub("", lines[-1])[:120] if len(lines) > 1 else "loading"
 
 
 @contextmanager
