@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from lpo.build_config import BuildConfig
+from lpo.build_config import BudgetConfig, BuildConfig
 from lpo.pair_builders import BuildEvent
 from lpo.records import SearchTree, Usage
 from lpo.run.progress import Update
@@ -23,16 +23,18 @@ class BuildProgress:
     Args:
         config: The `build` section.
         prompts: Trees to be built.
-        usage: What model calls took so far.
+        usage: What model calls of this start took so far.
+        spent: What all starts of the run paid for, to be compared with the budget.
         update: The bar, in trees.
         clock: Seconds, for tests.
     """
 
-    def __init__(self, config: BuildConfig, prompts: int, usage: Callable[[], Usage], update: Update,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, config: BuildConfig, prompts: int, usage: Callable[[], Usage], spent: Callable[[], Usage],
+                 update: Update, clock: Callable[[], float] = time.monotonic) -> None:
         self._most_layers = most_layers(config)
+        self._budget = config.budget
         self._prompts = prompts
-        self._usage = usage
+        self._usage, self._spent = usage, spent
         self._update = update
         self._clock = clock
         self._shown = float("-inf")
@@ -74,6 +76,8 @@ class BuildProgress:
             parts.append(f"{events[BuildEvent.REFINED]:,} of {attempts:,} weak steps refined")
         if usage.cost is not None:
             parts.append(f"cost {usage.cost:.2f}")
+        if self._budget is not None:
+            parts.append(f"{budget_share(self._budget, self._spent()):.0%} of the budget")
         return ", ".join(parts)
 
     def _left(self, seconds: float, usage: Usage) -> float | None:
@@ -98,6 +102,13 @@ class BuildProgress:
         expected = self._layers_of_trees + (self._prompts - self.trees) * mean
         done = self._events[BuildEvent.LAYER]
         return 1.0 if self.trees == self._prompts else min(0.99, done / expected)
+
+
+def budget_share(budget: BudgetConfig, spent: Usage) -> float:
+    """The share of the budget that is spent: of the limit that is nearest."""
+    limits = ((budget.calls, spent.calls), (budget.tokens, spent.tokens_in + spent.tokens_out),
+              (budget.cost, spent.cost or 0.0))
+    return max((used / limit for limit, used in limits if limit is not None), default=0.0)
 
 
 def most_layers(config: BuildConfig) -> int:

@@ -126,7 +126,7 @@ class _Work:
         """Build every prompt, a limited number at once."""
         build = self._config.build
         with reporter.bar("build", len(prompts), "trees") as update:
-            progress = BuildProgress(build, len(prompts), models.usage, update)
+            progress = BuildProgress(build, len(prompts), models.usage, models.spent, update)
             builder = create_builder(build, self._models.builder, progress.on_event)
 
             async def work(item: tuple[int, Prompt]) -> None:

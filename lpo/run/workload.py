@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from lpo.config import ModelConfig, RunConfig
 from lpo.pair_builders.critique import LINE_TOKENS
+from lpo.pair_builders.memory import WORDS_BEFORE
 from lpo.reward import Principle
 from lpo.run.models import judge_config
 
@@ -181,17 +182,27 @@ def _search_extras(config: RunConfig, prompt_tokens: int, judged: list[int]) -> 
         loads |= _critiques(config, selected)
     if build.memory.enabled:
         extracted = paths * (depth - 1)
-        loads["extractions of facts"] = Load(Role.JUDGE, extracted, extracted * (prompt_tokens + step + INSTRUCTIONS),
-                                             build.memory.max_tokens)
-        chunks = checked * -(-step // build.memory.chunk_words)
-        loads["checks against facts"] = Load(
-            Role.JUDGE, chunks, chunks * (prompt_tokens + 2 * build.memory.chunk_words + INSTRUCTIONS),
-            build.memory.max_tokens)
+        text = prompt_tokens + WORDS_BEFORE + step + INSTRUCTIONS
+        loads["extractions of facts"] = Load(Role.JUDGE, extracted, extracted * text, build.memory.max_tokens)
+        loads["checks against facts"] = _checks(config, prompt_tokens, checked)
     if build.search.rollout_tokens is not None and build.search.algorithm != "greedy":
         before = prompt_tokens + depth * step
         loads["rollouts"] = Load(Role.POLICY, paths, paths * before, build.search.rollout_tokens)
         judged += [before + build.search.rollout_tokens] * paths
     return loads
+
+
+def _checks(config: RunConfig, prompt_tokens: int, candidates: int) -> Load:
+    """One for each chunk. Without JSON it reads next-token probabilities for each fact, beside the chunk and beside
+    nothing; a model elsewhere takes a call for each of these.
+    """
+    memory, judge = config.build.memory, judge_config(config)
+    chunks = candidates * -(-config.build.step_tokens // memory.chunk_words)
+    text = prompt_tokens + WORDS_BEFORE + 2 * memory.chunk_words + INSTRUCTIONS
+    if judge.method == "json":
+        return Load(Role.JUDGE, chunks, chunks * text, memory.max_tokens)
+    questions = 2 * memory.top_k * chunks
+    return Load(Role.JUDGE, chunks if judge.backend == "transformers" else questions, questions * text, 0)
 
 
 def _critiques(config: RunConfig, prefixes: list[int]) -> dict[str, Load]:

@@ -12,12 +12,12 @@ from lpo.run.pipeline import load_config
 
 def test_every_error_of_a_configuration_is_reported_at_once_with_path_and_nearest_key(tmp_path):
     config = write_config(tmp_path / "run.yaml", {
-        "name": "x", "bild": {"depth": 2}, "build": {"dept": 3, "branching": "many", "min_margin": 0},
+        "name": "x", "bild": {"depth": 2}, "build": {"dept": 3, "branching": "many", "pairs": {"min_margin": 0}},
         "judge": {"backend": "openai"}, "train": {"peft": {"rank": 4}, "args": {"betta": 0.2}}})
     result = lpo("run", config, cwd=tmp_path)
     assert result.returncode == 2
     for line in ("bild: unknown key (did you mean 'build'?)", "build.dept: unknown key (did you mean 'depth'?)",
-                 "build.branching: ", "'many'", "build.min_margin: Input should be greater than 0, got 0",
+                 "build.branching: ", "'many'", "build.pairs.min_margin: Input should be greater than 0, got 0",
                  "judge: backend 'openai' needs base_url", "train.peft.rank: unknown key",
                  "train.args.betta: unknown key (did you mean 'beta'?)"):
         assert line in result.stderr

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from lpo.build_config import BuildConfig
+from lpo.build_config import BudgetConfig, BuildConfig
 from lpo.config import validate
 from lpo.errors import ConfigError, UnsoundError
 from lpo.pair_builders import BuildEvent
@@ -32,7 +32,7 @@ from lpo.records import (
 from lpo.run.build_counts import BuildCounts, check_failures, count_pairs, count_tree, listed
 from lpo.run.build_mixing import mixed_in, usable_general
 from lpo.run.build_models import asks_judge, check_released_judge
-from lpo.run.build_progress import BuildProgress, most_layers
+from lpo.run.build_progress import BuildProgress, budget_share, most_layers
 from lpo.run.build_spool import Spool
 from lpo.run.build_stability import rankings_of
 from lpo.run.directory import Stage, identity_hash
@@ -156,7 +156,7 @@ def tree_of(layers):
 
 def progress_of(prompts, **build):
     shown, usage, clock = [], [Usage()], Clock()
-    progress = BuildProgress(BuildConfig(**build), prompts, lambda: usage[0],
+    progress = BuildProgress(BuildConfig(**build), prompts, lambda: usage[0], lambda: usage[0] + usage[0],
                              lambda done, note="", left=None: shown.append((done, note, left)), clock)
     return progress, shown, usage, clock
 
@@ -176,6 +176,15 @@ def test_progress_names_what_happened_and_only_that():
     assert shown[-1][:2] == (1, "1 layers, 1,200 calls + 34 from the journal, 1,234,567 tokens, 1 vetoed, "
                                 "1 of 3 weak steps refined, cost 1.50")
     assert shown[-1][2] == 0, "the last tree is shown at once"
+
+
+def test_progress_tells_the_share_of_the_limit_that_is_nearest_over_all_starts():
+    progress, shown, usage, _ = progress_of(2, budget={"calls": 100, "tokens": 1000})
+    usage[0] = Usage(calls=10, tokens_in=300, tokens_out=100)
+    progress.show(now=True)
+    assert shown[-1][1].endswith("10 calls, 400 tokens, 80% of the budget")
+    assert budget_share(BudgetConfig(), usage[0]) == 0
+    assert budget_share(BudgetConfig(cost=2), Usage(cost=0.5)) == 0.25
 
 
 def test_the_time_left_goes_by_layers_and_leaves_out_what_came_from_the_journal():

@@ -30,7 +30,8 @@ def run_config(folder: Path, model: Path, **args: object) -> Path:
     policy = {"model": str(model), "chat_template": "plain", "sampling": {"temperature": 1.0}}
     return write_config(folder / "run.yaml", {
         "name": "whole", "prompts": {"path": "prompts.jsonl"}, "policy": policy,
-        "build": {"branching": 3, "depth": 2, "step_tokens": 24, "min_margin": 1e-6, "stability_check": True,
+        "build": {"branching": 3, "depth": 2, "step_tokens": 24, "pairs": {"min_margin": 1e-6}, "stability_check": True,
+                  "search": {"algorithm": "greedy"}, "memory": {"enabled": False}, "critique": {"enabled": False},
                   "reward": {"judge": 1.0, "repetition": 0.5, "length": 0.5}},
         "train": {"peft": {"r": 4}, "eval_fraction": 0.2, "sample_prompts": 1, "sample_tokens": 12,
                   "args": {"learning_rate": 1e-3, "max_steps": STEPS, "per_device_train_batch_size": 2,
