@@ -27,8 +27,11 @@ LONGEST_LIST = 20
 NEUTRAL_PASSAGE = "It was an ordinary day, and nothing of note happened."
 """Says nothing about any fact: what the question makes a model answer by itself."""
 
-VETO_ABOVE = 0.5
-"""Smallest probability of a contradiction, with the model's own leaning taken off, that vetoes (`TextQuestions`)."""
+VETO_ABOVE = 0.7
+"""A higher probability of a contradiction, with the model's own leaning taken off, vetoes (`TextQuestions`): the
+passage must add 0.85 nats to the log-odds. Doubt is no veto: every chunk is asked about several facts, and one veto is enough.
+Gemma 3 270M hardly tells contradictions from paraphrases (30 planted pairs: area under the ROC curve 0.48, against
+unrelated facts 0.70; no passage adds more than 0.44 nats), so it vetoes nothing rather than at random."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,10 @@ class JsonQuestions:
 class TextQuestions:
     """Facts come as a numbered list; a check reads the probabilities of the next token.
 
-    For each fact the model is asked whether it can be true beside the passage, and the same beside a passage that says
-    nothing (`NEUTRAL_PASSAGE`). The difference of the log-odds of No to Yes is what the passage adds to the model's own
-    leaning (contextual calibration, Zhao et al. 2021, arXiv 2102.09690); as a probability it vetoes above `VETO_ABOVE`.
-    The quote is the whole passage.
+    For each fact the model is asked whether it can be true according to the passage, and the same of a passage that
+    says nothing (`NEUTRAL_PASSAGE`). The difference of the log-odds of No to Yes is what the passage adds to the
+    model's own leaning (contextual calibration, Zhao et al. 2021, arXiv 2102.09690); as a probability it vetoes above
+    `VETO_ABOVE`. The quote is the whole passage.
 
     Args:
         llm: Any model that gives log-probabilities of given texts.
