@@ -303,6 +303,7 @@ def _new_run(config: RunConfig, source: RunDirectory) -> _Written:
 
 def _summary(source: RunDirectory, written: _Written) -> dict[str, Any]:
     """build.json: the trees' counts are the source's, its calls are not this run's."""
+    nothing = Usage().to_json()
     return {**read_json(source / "build.json"), "pairs": written.counts.pairs, "rejected": dict(written.rejected),
             "mixed": written.mixed.to_json() if written.mixed is not None else None,
-            "usage": Usage().to_json(), "usage_by_purpose": {}}
+            "usage": nothing, "usage_by_purpose": {}, "spent": nothing}

@@ -215,6 +215,12 @@ def test_worst_goes_up_from_the_lowest():
     assert [pair.id for pair in derived.pairs] == ["p/0", "p/0#2", "p/0#3"]
 
 
+@pytest.mark.parametrize("rule", ["random_consistent", "worst", "margin"])
+def test_the_smallest_margin_is_wide_enough(rule):
+    assert len(derive(layer(0.75, 0.5), rejected=rule, min_margin=0.25).pairs) == 1
+    assert reasons(derive(layer(0.75, 0.5), rejected=rule, min_margin=0.2500001)) == [Reason.SMALL_MARGIN]
+
+
 def test_of_equal_scores_the_first_counts():
     assert sides(derive(layer(0.2, 0.9, 0.9, 0.2), rejected="worst")) == [("0.1", "0.0")]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from run_lpo import lpo, write_config, write_prompts
+from scripted_server import ScriptedServer
 from tiny_models import make_model, make_tokenizer
 
 from lpo.config import to_yaml
@@ -247,8 +248,33 @@ def test_the_new_run_trains_without_a_build(run, model_folder):
     summary = json.loads((config.parent / "train.json").read_text())
     assert summary["pairs"] == len(read_jsonl(config.parent / "pairs.jsonl"))
     prompts_hash = RunDirectory(config.parent).manifest["prompts_hash"]
-    with pytest.raises(ConfigError, match="build.pairs.min_margin: 0.01 -> 0.5"):
+    with pytest.raises(ConfigError, match=r"build\.pairs\.min_margin: 0\.01 -> 0\.5"):
         RunDirectory(config.parent).adopt(load_config(str(config), ["build.pairs.min_margin=0.5"]), prompts_hash)
+
+
+def test_the_new_run_is_what_its_own_build_would_have_made(tmp_path):
+    write_prompts(tmp_path / "prompts.jsonl", 5)
+    with ScriptedServer() as server:
+        model = {"backend": "openai", "model": "scripted", "base_url": server.url}
+        config = write_config(tmp_path / "run.yaml", {
+            "name": "first", "prompts": {"path": "prompts.jsonl"}, "policy": model,
+            "judge": {**model, "method": "json"},
+            "build": {"branching": 3, "depth": 2, "step_tokens": 60, "search": {"num_paths": 2}}})
+        built = lpo("build", config, cwd=tmp_path)
+        assert built.returncode == 0, built.stderr
+    made = lpo("pairs", "first", "--rule", "worst", "--per-layer", "2", "--name", "second", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    second = tmp_path / "runs" / "second"
+    files = {name: (second / name).read_bytes() for name in ("trees.jsonl", "pairs.jsonl", "rejected_rows.jsonl")}
+    counts = read_json(second / "build.json")
+    again = lpo("build", second / "config.yaml", "--redo", "build", cwd=tmp_path)  # there is no server any more
+    assert again.returncode == 0, again.stderr
+    assert {name: (second / name).read_bytes() for name in files} == files
+    rebuilt = read_json(second / "build.json")
+    clocked = ("usage", "usage_by_purpose")
+    assert {name: rebuilt[name] for name in rebuilt if name not in clocked} == {
+        name: counts[name] for name in counts if name not in clocked}
+    assert rebuilt["usage"]["calls"] == 0
 
 
 # General data
