@@ -29,9 +29,9 @@ NEUTRAL_PASSAGE = "It was an ordinary day, and nothing of note happened."
 
 VETO_ABOVE = 0.7
 """A higher probability of a contradiction, with the model's own leaning taken off, vetoes (`TextQuestions`): the
-passage must add 0.85 nats to the log-odds. Doubt is no veto: every chunk is asked about several facts, and one veto is enough.
-Gemma 3 270M hardly tells contradictions from paraphrases (30 planted pairs: area under the ROC curve 0.48, against
-unrelated facts 0.70; no passage adds more than 0.44 nats), so it vetoes nothing rather than at random."""
+passage must add 0.85 nats to the log-odds. Doubt is no veto: every chunk is asked about several facts, and one veto is
+enough. Gemma 3 270M hardly tells contradictions from paraphrases (30 planted pairs: area under the ROC curve 0.48,
+against unrelated facts 0.70; no passage adds more than 0.44 nats), so it vetoes nothing rather than at random."""
 
 
 @dataclass(frozen=True)
