@@ -312,6 +312,12 @@ def test_all_layers_count_or_those_along_the_most_visited_path():
     assert [(row.id, row.reason) for row in along.rejected] == [("p/0.0", Reason.OFF_PATH)]
 
 
+def test_the_path_ends_where_no_sibling_could_be_gone_on_from():
+    one = tree(node("0.0", 0.9, visits=1, value=0.9), node("0.1", 0.5), node("0.0.0", "cut"), node("0.0.1", "cut"))
+    assert most_visited_path(one) == ("0", "0.0")
+    assert reasons(derive(one, layers="best_path")) == [Reason.UNSCORED]
+
+
 def test_a_natural_end_is_a_pair_that_says_so():
     [pair] = derive(tree(node("0.0", 0.9, ends=True), node("0.1", 0.1))).pairs
     assert pair.chosen_ends and not pair.rejected_ends
