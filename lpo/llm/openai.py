@@ -16,6 +16,7 @@ import openai
 from lpo.config import ModelConfig
 from lpo.errors import BackendError, ConfigError, LpoError, NotCalledError, RequestRejectedError
 from lpo.llm.base import Completion, Context, Request, ScoreRequest, TokenLogprobs
+from lpo.llm.connections import Connections
 from lpo.llm.openai_wire import (
     JSON_JUDGE,
     Call,
@@ -70,16 +71,19 @@ class OpenAILLM:
         self._key = _read_key(config.api_key_env)
         for name in ("openai", "httpx", "httpcore", "httpx2", "httpcore2"):  # one line for each request helps nobody
             logging.getLogger(name).setLevel(logging.WARNING)
-        self._client = openai.AsyncOpenAI(
-            base_url=config.base_url, api_key=self._key or "none", max_retries=0, timeout=config.timeout,
-            default_headers=_NO_ACCOUNT,
-        )
+        self._connections = Connections(self._open_client)
         self._retrier = Retrier(
             where=self._where, attempt_seconds=config.timeout, deadline=config.deadline, secret=self._key
         )
         self._slots = asyncio.Semaphore(config.max_concurrency)
         self._gate = gate
         self._siblings = SiblingGatherer(self._draw_together, self._draw) if config.one_call_for_siblings else None
+
+    def _open_client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            base_url=self._config.base_url, api_key=self._key or "none", max_retries=0, timeout=self._config.timeout,
+            default_headers=_NO_ACCOUNT,
+        )
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -132,7 +136,7 @@ class OpenAILLM:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self._connections.close()
 
     async def _score(self, context: Context, request: ScoreRequest) -> tuple[tuple[tuple[float, ...], ...], Usage]:
         """The log-probabilities of every continuation after one context."""
@@ -186,7 +190,7 @@ class OpenAILLM:
         return reply, read_usage(reply, seconds, self._config.prices)
 
     async def _attempt(self, chat: bool, body: dict[str, Any], scoring: bool) -> Reply:
-        payload = await self._client.post("/chat/completions" if chat else "/completions", body=body, cast_to=bytes)
+        payload = await self._connections.post("/chat/completions" if chat else "/completions", body)
         return read_reply(chat, payload, scoring=scoring)
 
     async def _refusal(self, error: openai.APIStatusError, chat: bool, scoring: bool) -> BackendError:
@@ -215,7 +219,7 @@ class OpenAILLM:
         model = self._config.model
         try:
             async with asyncio.timeout(10):
-                known = [str(entry.id) for entry in (await self._client.models.list()).data or []]
+                known = await self._connections.models()
         except Exception:
             return BackendError(f"the server knows neither the model {model!r} nor a list of models: {said}",
                                 where=self._where, mend="check base_url (it usually ends in /v1) and model")

@@ -308,7 +308,8 @@ def test_nothing_of_another_account_is_sent_to_the_configured_server(
 
 
 IN_IDENTITY = {"backend": "transformers", "model": "other", "revision": "abc", "endpoint": "box", "api": "completions"}
-REFUSED = {"chat_template": "plain", "dtype": "float32", "device": "cpu", "batch_size": 2, "trust_remote_code": True}
+REFUSED = {"chat_template": "plain", "dtype": "float32", "device": "cpu", "batch_size": 2, "trust_remote_code": True,
+           "max_model_len": 64, "max_num_seqs": 2, "kv_cache_gb": 1.0}
 NOT_IN_IDENTITY = {
     "base_url": "http://127.0.0.1:2/v1", "api_key_env": "PATH", "max_concurrency": 2, "timeout": 1.0, "deadline": 2.0,
     "prices": Prices(input=1, output=1), "one_call_for_siblings": False,
