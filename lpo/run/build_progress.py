@@ -40,7 +40,7 @@ class BuildProgress:
         self._shown = float("-inf")
         self._events: Counter[BuildEvent] = Counter()
         self._layers_of_trees = 0
-        self._start: tuple[float, float] | None = None
+        self._start = clock(), 0.0
         self.trees = 0
         """Trees that are done."""
 
@@ -75,7 +75,7 @@ class BuildProgress:
         if attempts:
             parts.append(f"{events[BuildEvent.REFINED]:,} of {attempts:,} weak steps refined")
         if usage.cost is not None:
-            parts.append(f"cost {usage.cost:.2f}")
+            parts.append(f"cost {usage.cost:,.4f}")
         if self._budget is not None:
             parts.append(f"{budget_share(self._budget, self._spent()):.0%} of the budget")
         return ", ".join(parts)
@@ -86,9 +86,7 @@ class BuildProgress:
         """
         share = self._share()
         if not usage.calls:
-            self._start = (seconds, share)
-        if self._start is None:
-            self._start = (seconds, 0.0)
+            self._start = seconds, share
         start, share_before = self._start
         if share - share_before < FIRST_GUESS:
             return None

@@ -46,6 +46,7 @@ class BuildSummary:
         counts: What happened, rejected prompts and what was mixed in counted.
         usage: What model calls of this start took.
         usage_by_purpose: The same, by what was asked.
+        spent: What all starts of the run paid for.
         stability: Whether the judge's ranking survives another wording; None when it was not looked at.
         mixed: General preference data; None when nothing is mixed in.
         cleaned_characters: Characters of the prompts that were replaced or dropped.
@@ -55,6 +56,7 @@ class BuildSummary:
     counts: BuildCounts
     usage: Usage
     usage_by_purpose: dict[str, Usage]
+    spent: Usage
     stability: RankStability | None
     mixed: Mixed | None
     cleaned_characters: int
@@ -68,6 +70,7 @@ class BuildSummary:
                            "reasons": counts["unscored"]},
             "usage": self.usage.to_json(),
             "usage_by_purpose": {purpose: usage.to_json() for purpose, usage in self.usage_by_purpose.items()},
+            "spent": self.spent.to_json(),
             "stability": self.stability.__dict__ if self.stability is not None else None,
             "mixed": self.mixed.to_json() if self.mixed is not None else None,
             "cleaned_characters": self.cleaned_characters,
@@ -94,7 +97,7 @@ async def build(config: RunConfig, prompts: PromptSet, directory: RunDirectory, 
         mixed = mixed_in(config, general, counts.pairs)
         summary = BuildSummary(
             prompts=len(prompts.build), counts=counts, usage=models.usage(),
-            usage_by_purpose=models.usage_by_purpose(), stability=work.stability(),
+            usage_by_purpose=models.usage_by_purpose(), spent=models.spent(), stability=work.stability(),
             mixed=mixed.counts if mixed is not None else None, cleaned_characters=prompts.cleaned,
         )
         _write(directory, spool, prompts.rejected, general, mixed.pairs if mixed is not None else ())
@@ -124,6 +127,14 @@ class _Work:
 
     async def build_all(self, prompts: tuple[Prompt, ...], models: Models, reporter: Reporter) -> None:
         """Build every prompt, a limited number at once."""
+        try:
+            await self._build_all(prompts, models, reporter)
+        except BaseException:
+            reporter.say(f"{self.counts.trees} of {len(prompts)} trees are done; every reply that came is kept, and "
+                         "the same command goes on from there")
+            raise
+
+    async def _build_all(self, prompts: tuple[Prompt, ...], models: Models, reporter: Reporter) -> None:
         build = self._config.build
         with reporter.bar("build", len(prompts), "trees") as update:
             progress = BuildProgress(build, len(prompts), models.usage, models.spent, update)
@@ -139,10 +150,8 @@ class _Work:
 
             try:
                 await side_by_side(enumerate(prompts), work, at_once=build.concurrency, stop=models.stop)
-            except BaseException:
-                reporter.say(f"{progress.trees} of {len(prompts)} trees are done; every reply that came is kept, and "
-                             "the same command goes on from there")
-                raise
+            finally:
+                progress.show(now=True)
 
     def stability(self) -> RankStability | None:
         """How far the judge's two rankings agree, over all trees; None when no layer could be compared."""
@@ -217,8 +226,13 @@ def summary_lines(summary: BuildSummary) -> list[str]:
                      f"same best candidate in {stability.same_best:.0%} of {stability.layers} layers")
     if summary.mixed is not None:
         lines.append(str(summary.mixed))
-    cost = "" if usage.cost is None else f", cost {usage.cost:.4f}"
     purposes = ", ".join(f"{purpose} {used.calls + used.cached}" for purpose, used in summary.usage_by_purpose.items())
-    lines.append(f"calls: {usage.calls} made, {usage.cached} from the journal ({purposes}); tokens: {usage.tokens_in} "
-                 f"read, {usage.tokens_out} written{cost}")
+    lines.append(f"calls: {usage.calls} made, {usage.cached} from the journal ({purposes}); {_tokens(usage)}")
+    if summary.spent.calls > usage.calls:
+        lines.append(f"all starts of this run: {summary.spent.calls} calls; {_tokens(summary.spent)}")
     return lines
+
+
+def _tokens(usage: Usage) -> str:
+    cost = "" if usage.cost is None else f", cost {usage.cost:,.4f}"
+    return f"tokens: {usage.tokens_in} read, {usage.tokens_out} written{cost}"

@@ -174,7 +174,7 @@ def test_progress_names_what_happened_and_only_that():
         progress.on_event(BuildEvent.NOT_REFINED)
     progress.tree_done(tree_of(1))
     assert shown[-1][:2] == (1, "1 layers, 1,200 calls + 34 from the journal, 1,234,567 tokens, 1 vetoed, "
-                                "1 of 3 weak steps refined, cost 1.50")
+                                "1 of 3 weak steps refined, cost 1.5000")
     assert shown[-1][2] == 0, "the last tree is shown at once"
 
 
