@@ -49,7 +49,8 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at this machine and installation."""
-    return [_python(), *_packages(), *_extras(), _vllm(), *_broken_companions(), _devices(), _memory(), _demo_model(), _disk()]
+    return [_python(), *_packages(), *_extras(), _vllm(), *_broken_companions(), _devices(), _memory(), _demo_model(),
+            _disk()]
 
 
 def _python() -> Finding:
