@@ -385,7 +385,8 @@ def test_the_released_code_takes_no_pair_from_a_step_that_ends_the_answer():
 
 def test_the_released_preset_is_chosen_by_the_method():
     one = layer(0.5, 0.5)
-    assert pairs_of(one, BuildConfig.model_validate({"method": "longdpo_released"})).pairs[0].margin == 0
+    [tie] = pairs_of(one, BuildConfig.model_validate({"method": "longdpo_released"})).pairs
+    assert (tie.margin, tie.method) == (0, "longdpo_released")
     assert not pairs_of(one, BuildConfig()).pairs
 
 
