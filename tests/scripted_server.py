@@ -45,6 +45,7 @@ class Fault:
         backwards: Send the choices in the opposite order.
         usage: Send the reply with this usage.
         when: Only to requests for which this holds.
+        lasting: Every such request meets it, until the server is told to `behave`; else only the next.
     """
 
     status: int = 200
@@ -60,6 +61,7 @@ class Fault:
     backwards: bool = False
     usage: Any = "counted"
     when: Callable[[dict[str, Any]], bool] = lambda _body: True
+    lasting: bool = False
 
 
 def rate_limited(seconds: float | str) -> Fault:
@@ -139,6 +141,10 @@ class ScriptedServer:
     def misbehave(self, *faults: Fault, times: int = 1) -> None:
         """The next requests meet these faults, in this order."""
         self._faults.extend(fault for _ in range(times) for fault in faults)
+
+    def behave(self) -> None:
+        """From now on every request gets a proper reply."""
+        self._faults.clear()
 
     def __enter__(self) -> ScriptedServer:
         self._thread.start()
@@ -246,7 +252,8 @@ class ScriptedServer:
     def _next_fault(self, body: dict[str, Any]) -> Fault:
         for fault in self._faults:
             if fault.when(body):
-                self._faults.remove(fault)
+                if not fault.lasting:
+                    self._faults.remove(fault)
                 return fault
         return Fault()
 

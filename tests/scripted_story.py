@@ -51,6 +51,9 @@ GRADES: Mapping[str, float | Mapping[str, float]] = {
 OTHERWISE = {WEAK: 2.5, CLOCK: 1.5}
 LAYERS = ((BLUE, HARBOUR, WIND), (LAMP, GREEN, BREAD), (CLOCK, WEAK, RAIN), (QUAY, FOG, HOME))
 
+SETTINGS = {"branching": 3, "depth": 4, "step_tokens": 24, "search": {"num_paths": 4, "exploration": 0.0}}
+"""Of the `build` section: four walks that go where the grades lead them."""
+
 LOOSE_END = " and so" * 80
 """Follows every step but the last: the budget of a step ends in it, and the step is cut before it."""
 
@@ -98,10 +101,15 @@ class Story:
 
     def _judge(self, texts: Sequence[str], _prompt: str) -> dict[str, Any]:
         [step] = [step for step in GRADES if _flat(texts[-1]).endswith(_flat(step))]
-        return {"analysis": "As planned.", **{name: _weights(grade) for name, grade in _grades(step).items()}}
+        return verdict(_grades(step))
 
     def _plan(self, _texts: Sequence[str], _prompt: str) -> dict[str, Any]:
         return {"sections": [{"title": title, "words": 20} for title in self.sections]}
+
+
+def verdict(grades: Mapping[str, float]) -> dict[str, Any]:
+    """A judge's reply whose expected grades are these, by principle."""
+    return {"analysis": "As planned.", **{name: _weights(grade) for name, grade in grades.items()}}
 
 
 def _flat(text: str) -> str:

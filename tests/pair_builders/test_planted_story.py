@@ -1,13 +1,12 @@
 """A story with one planted contradiction and one planted weak step, against a real HTTP server."""
 
-import asyncio
 import json
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from scripted_model import schema_of
-from scripted_roles import last_turn, quoted, role_of
+from http_builds import asks, build, run_config
+from scripted_roles import last_turn, quoted
 from scripted_server import Logged, ScriptedServer
 from scripted_story import (
     ADVICE,
@@ -26,6 +25,7 @@ from scripted_story import (
     RAIN,
     RED,
     REQUEST,
+    SETTINGS,
     WEAK,
     WIND,
     WORSE,
@@ -33,31 +33,11 @@ from scripted_story import (
     mean_grade,
 )
 
-from lpo.config import RunConfig, validate
-from lpo.llm.journal import Journal
-from lpo.pair_builders import create_builder
-from lpo.pair_builders.pairs import Derived, pairs_of
+from lpo.pair_builders.pairs import Derived
 from lpo.records import Message, Prompt, Reason, RefinementOutcome, SearchNode
-from lpo.run.build_models import open_models
-from lpo.run.models import Models
 
 STORY = Story()
 PROMPT = Prompt(id="p1", prompt=(Message(role="user", content=REQUEST),))
-
-
-def run_config(url: str, critic: bool = False, **build: Any) -> RunConfig:
-    """Four walks that go where the grades lead them, the policy, the judge and a critic each with a name."""
-    def model(name: str, **more: Any) -> dict[str, Any]:
-        return {"backend": "openai", "model": name, "base_url": url, "deadline": 20, **more}
-
-    config, issues = validate({
-        "name": "story", "policy": model("scripted"), "judge": model("scripted-judge", method="json"),
-        **({"critic": model("scripted-critic")} if critic else {}),
-        "build": {"branching": 3, "depth": 4, "step_tokens": 24, "search": {"num_paths": 4, "exploration": 0.0},
-                  "stability_check": False, **build},
-    })
-    assert config is not None, issues
-    return config
 
 
 @dataclass(frozen=True)
@@ -76,7 +56,7 @@ class Told:
         return self.by_text[step.strip()]
 
     def asked(self, role: str) -> list[dict[str, Any]]:
-        return [call.body for call in self.calls if role_of(schema_of(call.body)) == role]
+        return [call.body for call in self.calls if asks(call.body, role)]
 
     def prefixes(self) -> list[str]:
         """The texts that the policy was asked to continue, in the order it was asked."""
@@ -84,20 +64,10 @@ class Told:
                 if body.get("continue_final_message")]
 
 
-def tell(folder, story: Story = STORY, critic: bool = False, prompt: Prompt = PROMPT, **build: Any) -> Told:
+def tell(folder, story: Story = STORY, critic: bool = False, prompt: Prompt = PROMPT, **changes: Any) -> Told:
     with ScriptedServer(answer=story.answer) as server:
-        config = run_config(server.url, critic, **build)
-
-        async def search() -> Derived:
-            with Journal(folder / "journal.sqlite") as journal:
-                models = Models(journal, asyncio.Event())
-                try:
-                    builder = create_builder(config.build, open_models(config, models).builder)
-                    return pairs_of(await builder.build(prompt, seed=0), config.build)
-                finally:
-                    await models.close()
-
-        return Told(asyncio.run(search()), list(server.calls))
+        [derived] = build(folder, run_config(server.url, critic=critic, **SETTINGS, **changes), [prompt])
+        return Told(derived, list(server.calls))
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +121,7 @@ def test_pairs_hold_the_refined_text_and_no_vetoed_one(told):
 def test_the_advice_stands_in_one_request_and_nowhere_else(told):
     holding = [call.body for call in told.calls if ADVICE in json.dumps(call.body)]
     [rewriting] = holding
-    assert role_of(schema_of(rewriting)) == "policy" and rewriting["messages"][-1]["content"] == BLUE + LAMP
+    assert asks(rewriting, "policy") and rewriting["messages"][-1]["content"] == BLUE + LAMP
     assert told.calls[-1].body is not rewriting, "there are later requests"
     assert told.derived.tree.prompt == PROMPT
     for pair in told.derived.pairs:

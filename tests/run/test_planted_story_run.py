@@ -5,15 +5,14 @@ import json
 import pytest
 from run_lpo import lpo, write_config
 from scripted_server import ScriptedServer
-from scripted_story import ADVICE, BETTER, BLUE, GREEN, HOME, LAMP, REQUEST, WEAK, Story
+from scripted_story import ADVICE, BETTER, BLUE, GREEN, HOME, LAMP, REQUEST, SETTINGS, WEAK, Story
 
 from lpo.records import PreferencePair, SearchTree
 from lpo.storage import read_jsonl
 
 VALUES = {
     "name": "story", "prompts": {"path": "prompts.jsonl", "held_out_path": "held_out.jsonl"},
-    "build": {"branching": 3, "depth": 4, "step_tokens": 24, "search": {"num_paths": 4, "exploration": 0.0},
-              "stability_check": False},
+    "build": {**SETTINGS, "stability_check": False},
 }
 
 
