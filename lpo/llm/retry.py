@@ -135,6 +135,7 @@ class Retrier:
         """
         started = time.monotonic()
         failures: list[str] = []
+        begun: list[Exception] = []
 
         async def once() -> _T:
             try:
@@ -143,18 +144,27 @@ class Retrier:
                 failures.append(describe(error, self._secret))
                 raise
 
+        async def once_more() -> _T:
+            """What is tried again begins with the attempt that failed already."""
+            if begun:
+                raise begun.pop()
+            return await once()
+
         def out_of_time(state: RetryCallState) -> bool:
             patience = self._deadline if self._answered else min(self._deadline, FIRST_CONTACT)
             return time.monotonic() - started + state.upcoming_sleep >= patience
 
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(is_transient), wait=self._pause, stop=out_of_time,
-            before_sleep=lambda state: self._report(state, failures[-1]), reraise=True,
-        )
         clock = asyncio.timeout(self._deadline)
         try:
             async with clock:
-                return await retrying(once)
+                try:
+                    return await once()  # nearly always all there is: to set up what follows takes a tenth of a call
+                except Exception as error:
+                    begun.append(error)
+                return await AsyncRetrying(
+                    retry=retry_if_exception(is_transient), wait=self._pause, stop=out_of_time,
+                    before_sleep=lambda state: self._report(state, failures[-1]), reraise=True,
+                )(once_more)
         except Exception as error:
             if not (is_transient(error) or clock.expired()):
                 raise
