@@ -131,7 +131,7 @@ class CritiqueConfig(SectionOfKinds):
         return set() if self.enabled else set(CritiqueConfig.model_fields) - {"enabled"}
 
 
-class PairsConfig(Section):
+class PairsConfig(SectionOfKinds):
     """Which pairs a layer of siblings gives. Pairs can be derived from stored trees again: `lpo pairs RUN --rule …`."""
 
     chosen: Literal["most_visited", "best_value", "best_score"] = "most_visited"
@@ -146,6 +146,16 @@ class PairsConfig(Section):
     """Smallest difference of scores (0–1) that makes a pair; with `vetoed` the contradiction makes it."""
     layers: Literal["all", "best_path"] = "all"
     """Layers that give pairs: every one that was expanded, or those along the most visited path."""
+
+    @property
+    def kind(self) -> str:
+        """The rule."""
+        return f"rule {self.rejected!r}"
+
+    @property
+    def meaningless(self) -> set[str]:
+        """`margin` takes the widest pairs, whoever was chosen; with `vetoed` the contradiction counts."""
+        return {"margin": {"chosen"}, "vetoed": {"min_margin"}}.get(self.rejected, set())
 
 
 class OutcomeConfig(Section):

@@ -132,8 +132,8 @@ def table(counts: Sequence[RuleCounts], rules: PairsConfig) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  {row[4]}"
              for row in rows]
-    return [*lines, f"chosen {rules.chosen}, min_margin {rules.min_margin:g}, per_layer {rules.per_layer}, layers "
-            f"{rules.layers}; from stored trees, no call was made"]
+    return [*lines, f"chosen {rules.chosen} (margin: whoever), min_margin {rules.min_margin:g} (vetoed: none), "
+            f"per_layer {rules.per_layer}, layers {rules.layers}; from stored trees, no call was made"]
 
 
 def read_trees(path: Path) -> Iterator[SearchTree]:
@@ -160,9 +160,13 @@ def _changed(rules: PairsConfig, options: Mapping[str, Any]) -> PairsConfig:
             raise ConfigError(f"there is no {value!r}{suggestion(str(value), known)}", where=OPTIONS[key],
                               mend=f"one of: {', '.join(known)}")
     try:
-        return PairsConfig.model_validate({**rules.model_dump(), **options})
+        kept = rules.model_dump(exclude=rules.model_copy(update=dict(options)).meaningless - set(options))
+        return PairsConfig.model_validate({**kept, **options})
     except ValidationError as error:
         detail = error.errors()[0]
+        if not detail["loc"]:
+            raise ConfigError(detail["msg"].removeprefix("Value error, "), where="--rule",
+                              mend="leave that option out") from None
         raise ConfigError(f"{detail['msg']}, got {detail['input']!r}", where=OPTIONS[str(detail["loc"][0])],
                           mend="docs/configuration.md says what build.pairs takes") from None
 

@@ -67,7 +67,8 @@ def test_the_same_seed_gives_the_same_pairs_however_slowly_the_server_answers():
         quick = build(server, "json")
     with ScriptedServer() as server:
         for number, delay in enumerate([0.002, 0.0, 0.001, 0.003, 0.0]):
-            server.misbehave(Fault(trickle=delay / 10, when=lambda body, n=number: is_judge(body) and body["seed"] % 5 == n))
+            server.misbehave(Fault(trickle=delay / 10,
+                                   when=lambda body, n=number: is_judge(body) and body["seed"] % 5 == n))
         slow = build(server, "json")
         assert server.most_at_once > 1
     assert quick == slow

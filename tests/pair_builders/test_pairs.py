@@ -23,8 +23,14 @@ from lpo.pair_builders.pairs import (
 )
 from lpo.records import Reason, RefinementOutcome, SearchTree
 
+
+def rules_of(**changes):
+    """Rules that take any setting, also those that mean nothing to them: they must not count."""
+    return PairsConfig().model_copy(update=changes)
+
+
 RULES = st.builds(
-    PairsConfig,
+    rules_of,
     chosen=st.sampled_from(["most_visited", "best_value", "best_score"]),
     rejected=st.sampled_from(["random_consistent", "worst", "vetoed", "margin"]),
     per_layer=st.integers(1, 3), min_margin=st.sampled_from([1e-6, 0.01, 0.3]),
@@ -43,7 +49,7 @@ def reasons(derived):
 
 
 def derive(one, *, all_vetoed="best_score", **rules):
-    return derive_pairs(one, PairsConfig(**rules), all_vetoed)
+    return derive_pairs(one, rules_of(**rules), all_vetoed)
 
 
 # Any tree, any rule
@@ -409,3 +415,11 @@ def test_a_duplicate_is_set_aside_in_favour_of_the_first():
 def test_a_tree_that_does_not_hang_together_is_refused(nodes):
     with pytest.raises(DataError, match="tree p"):
         derive(tree(*nodes))
+
+
+def test_a_setting_that_a_rule_does_not_read_is_refused():
+    with pytest.raises(ValueError, match="rule 'margin' has no chosen"):
+        PairsConfig(rejected="margin", chosen="best_score")
+    with pytest.raises(ValueError, match="rule 'vetoed' has no min_margin"):
+        PairsConfig(rejected="vetoed", min_margin=0.1)
+    assert PairsConfig.model_validate(PairsConfig(rejected="margin").model_dump()) == PairsConfig(rejected="margin")
