@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,13 @@ from lpo.llm.journal_file import Outcome
 from lpo.reward.json_reply import JSON_SCHEMA
 
 MODEL = "demo:gemma-3-270m"
-SETTINGS = ("--max-model-len", "4096", "--max-num-seqs", "32", "--kv-cache-gb", "0.5")
-START_SECONDS = 240
-BUILD_SECONDS = 240
-TOLERANCE = 3e-4
+SETTINGS = ("--dtype", "bfloat16", "--max-model-len", "4096", "--max-num-seqs", "32", "--kv-cache-gb", "0.5")
+START_SECONDS = 300  # on a machine that does other things too; 40 on a quiet one
+BUILD_SECONDS = 600
+TOLERANCE = 0.15
+"""Nats, of bfloat16 on both sides."""
+
+pytestmark = pytest.mark.timeout(1500)
 
 
 class Server:
@@ -67,7 +71,7 @@ class Server:
 
     def members(self) -> set[int]:
         """The server and its engine's processes."""
-        rows = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+        rows = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
         leader = next(int(row.split()[0]) for row in rows.splitlines()
                       if "openai.api_server" in row and f"--port {self.port}" in row and "group_watchdog" not in row)
         rows = subprocess.run(["ps", "-eo", "pid=,pgid="], capture_output=True, text=True, check=True).stdout
@@ -84,6 +88,15 @@ class Server:
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)
         assert self.process.wait(60) == 0
+
+
+@contextmanager
+def killed_at_last(process):
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def wait_for(condition, seconds):
@@ -131,32 +144,33 @@ def build_config(folder: Path, port: int) -> Path:
     write_prompts(folder / "prompts.jsonl", 6)
     model = {"backend": "openai", "model": MODEL, "base_url": f"http://127.0.0.1:{port}/v1", "deadline": 600}
     return write_config(folder / "run.yaml", {
-        "name": "served", "prompts": {"path": "prompts.jsonl", "limit": 3},
+        "name": "served", "prompts": {"path": "prompts.jsonl", "limit": 2},
         "policy": {**model, "sampling": {"temperature": 0.9, "top_p": 0.95}},
-        "judge": {**model, "method": "json", "max_tokens": 300, "sampling": {"temperature": 1.0}},
-        "build": {"branching": 3, "depth": 2, "step_tokens": 32, "reward": {"judge": 1.0, "repetition": 1.0},
-                  "search": {"num_paths": 2}, "memory": {"enabled": False}, "critique": {"enabled": False}}})
+        "judge": {**model, "method": "json", "max_tokens": 200, "sampling": {"temperature": 1.0}},
+        "build": {"branching": 3, "depth": 2, "step_tokens": 24, "stability_check": False,
+                  "reward": {"judge": 1.0, "repetition": 1.0}, "search": {"num_paths": 2},
+                  "memory": {"enabled": False}, "critique": {"enabled": False}}})
 
 
 @pytest.fixture(scope="module")
 def build(server, tmp_path_factory):
     """A finished build whose server was killed in the middle, and what was seen meanwhile."""
     folder = tmp_path_factory.mktemp("build")
-    process = start_lpo("build", build_config(folder, server.port), cwd=folder)
-    wait_for(lambda: server.texts() >= 12 or process.poll() is not None, BUILD_SECONDS)
-    assert process.poll() is None, (folder / "output.log").read_text()
-    server.kill()
     run = folder / "runs" / "served"
-    kept = counts(run, folder / "kept")
-    assert process.poll() is None, "the build waits for its server"
-    server.start()
-    assert process.wait(BUILD_SECONDS) == 0, (folder / "output.log").read_text()
+    with killed_at_last(start_lpo("build", build_config(folder, server.port), cwd=folder)) as process:
+        wait_for(lambda: server.texts() >= 8 or process.poll() is not None, BUILD_SECONDS)
+        assert process.poll() is None, (folder / "output.log").read_text()
+        server.kill()
+        kept = counts(run, folder / "kept")
+        assert process.poll() is None, "the build waits for its server"
+        server.start()
+        assert process.wait(BUILD_SECONDS) == 0, (folder / "output.log").read_text()
     return folder, run, kept
 
 
 def nodes(run: Path) -> list[dict]:
     trees = [json.loads(line) for line in (run / "trees.jsonl").read_text().splitlines()]
-    assert len(trees) == 3
+    assert len(trees) == 2
     return [node for tree in trees for node in tree["nodes"] if node["parent"] is not None]
 
 
@@ -176,17 +190,17 @@ def test_replies_of_the_judge_are_whole_objects(build):
     with sqlite3.connect(build[1] / "journal.sqlite") as journal:
         replies = [json.loads(value)["text"] for (value,) in
                    journal.execute("SELECT value FROM replies WHERE purpose = 'judge'")]
-    assert len(replies) > 10
+    assert len(replies) >= 8
     for reply in replies:
-        verdict = json.loads(reply)
-        assert list(verdict) == JSON_SCHEMA["required"] and not re.search(r"[:,\[{]\s", reply), "no room for padding"
+        assert list(json.loads(reply)) == JSON_SCHEMA["required"]
+        assert not re.search(r"\s", reply.rpartition('"accuracy":')[2]), "no room for padding"
     judgements = [node["judgement"] for node in nodes(build[1]) if node.get("judgement")]
-    assert sum(judgement["overall"] is not None for judgement in judgements) >= 0.8 * len(judgements) > 8
+    assert sum(judgement["overall"] is not None for judgement in judgements) >= 0.8 * len(judgements) > 6
 
 
 def test_candidates_have_the_log_probs_of_their_tokens(build):
     for node in nodes(build[1]):
-        assert node["mean_logprob"] < 0 and 0 < node["tokens"] <= 32
+        assert node["mean_logprob"] < 0 and 0 < node["tokens"] <= 24
 
 
 def test_siblings_are_drawn_in_one_call_and_prefixes_are_read_from_the_cache(server, build):
@@ -213,7 +227,7 @@ def test_next_token_scores_over_http_are_those_of_transformers(server):
 
     url = f"http://127.0.0.1:{server.port}/v1"
     ours = asyncio.run(score(JudgeConfig(backend="openai", model=MODEL, base_url=url)))
-    theirs = asyncio.run(score(ModelConfig(model=MODEL, dtype="float32")))
+    theirs = asyncio.run(score(ModelConfig(model=MODEL, dtype="bfloat16")))
     for row, expected in zip(ours.values, theirs.values, strict=True):
         for values, wanted in zip(row, expected, strict=True):
             assert values == pytest.approx(wanted, abs=TOLERANCE)
