@@ -56,6 +56,7 @@ class BuildCounts:
     critiques: int = 0
     failed_critiques: int = 0
     pairs: int = 0
+    pairs_by_rule: Counter[str] = field(default_factory=_counter)
     rejected: Counter[str] = field(default_factory=_counter)
     """Layers and rows that gave no pair, by reason."""
 
@@ -104,7 +105,9 @@ def count_tree(tree: SearchTree) -> BuildCounts:
 
 def count_pairs(pairs: Iterable[PreferencePair], rejected: Iterable[RejectedRow]) -> BuildCounts:
     """What became of layers or rows."""
-    return BuildCounts(pairs=sum(1 for _ in pairs), rejected=Counter(row.reason.value for row in rejected))
+    rules = Counter(str(pair.provenance.get("rule", pair.method)) for pair in pairs)
+    return BuildCounts(pairs=rules.total(), pairs_by_rule=rules,
+                       rejected=Counter(row.reason.value for row in rejected))
 
 
 def _is_invented(judgement: Judgement) -> bool:

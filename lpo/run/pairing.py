@@ -308,6 +308,8 @@ def _new_run(config: RunConfig, source: RunDirectory) -> _Written:
 def _summary(source: RunDirectory, written: _Written) -> dict[str, Any]:
     """build.json: the trees' counts are the source's, its calls are not this run's."""
     nothing = Usage().to_json()
-    return {**read_json(source / "build.json"), "pairs": written.counts.pairs, "rejected": dict(written.rejected),
+    pairs = written.counts.pairs
+    return {**read_json(source / "build.json"), "pairs": pairs,
+            "pairs_by_rule": {written.rules.rejected: pairs} if pairs else {}, "rejected": dict(written.rejected),
             "mixed": written.mixed.to_json() if written.mixed is not None else None,
             "usage": nothing, "usage_by_purpose": {}, "spent": nothing}

@@ -100,7 +100,7 @@ def test_counts_add_up_in_any_order():
     assert sums[0].trees == len(trees) and sums[0].set_aside["empty"] == len(trees) - 4
     rows = [RejectedRow(stage="build", id="a", reason=Reason.TIE)] * 2
     assert count_pairs([PreferencePair(id="p", group="p", prompt="a", chosen="b", rejected="c")], rows) == \
-        BuildCounts(pairs=1, rejected=Counter(tie=2))
+        BuildCounts(pairs=1, pairs_by_rule=Counter(given=1), rejected=Counter(tie=2))
     assert listed(Counter(b=1, a=1, c=5)) == "c: 5, a: 1, b: 1"
 
 

@@ -204,6 +204,29 @@ def test_stopped_and_started_again_it_asks_for_the_rest_only(tmp_path):
     assert counts["usage"]["calls"] == len(second.requests) and counts["spent"]["calls"] == len(reference.requests)
 
 
+def test_the_released_method_counts_the_grades_it_invents(tmp_path):
+    def half_nonsense(request):
+        return "nonsense" if request.purpose == "judge" and request.seed % 2 else write(request)
+
+    plain, _ = validate({"name": "x", "policy": SERVER, "judge": {**SERVER, "method": "json"}, "build": {
+        "method": "longdpo_released", "branching": 3, "depth": 2, "step_tokens": 20}})
+    summary, said = build_in(tmp_path, plain, prompts(10), FunctionLLM(write=half_nonsense))
+    invented = [node["id"] for tree in read_jsonl(tmp_path / "trees.jsonl") for node in tree["nodes"]
+                if node["judgement"] and node["judgement"]["parts"].get("invented") == 2.5]
+    assert summary.counts.invented == len(invented) > 10 and not summary.counts.unscored
+    assert f"grades invented by the released method: {len(invented)}" in said
+    assert summary.counts.pairs_by_rule == {"released": summary.counts.pairs}
+    assert {tree["method"] for tree in read_jsonl(tmp_path / "trees.jsonl")} == {"longdpo_released"}
+
+
+def test_outcomes_are_trees_of_one_layer(tmp_path):
+    config, _ = validate({"name": "x", "policy": SERVER, "judge": {**SERVER, "method": "json"}, "build": {
+        "method": "outcome", "depth": 2, "step_tokens": 20, "outcome": {"samples": 5}}})
+    summary, said = build_in(tmp_path, config, prompts(4), FunctionLLM(write=write))
+    assert (summary.counts.layers, summary.counts.candidates, summary.stability.layers) == (4, 20, 4)
+    assert summary.counts.pairs + sum(summary.counts.rejected.values()) == 4 and "4/4 trees" in said
+
+
 def test_when_nothing_is_left_the_files_say_why(tmp_path):
     with pytest.raises(NothingLeftError, match="tie: 8"):
         build_in(tmp_path, run_config(), prompts(4), FunctionLLM(
