@@ -7,7 +7,7 @@ end. What was asked of a model is in the journal: a build that was stopped is si
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from lpo.llm.side_by_side import side_by_side
 from lpo.pair_builders.create import create_builder
 from lpo.pair_builders.mixing import General
 from lpo.pair_builders.pairs import Derived, pairs_of
+from lpo.pair_builders.plan import given_plan
 from lpo.prompts import PromptSet
 from lpo.records import Prompt, RejectedRow, SearchTree, Usage
 from lpo.reward import RankStability, rank_stability
@@ -86,6 +87,7 @@ async def build(config: RunConfig, prompts: PromptSet, directory: RunDirectory, 
         UnsoundError: Too many judgements have no score, or checks no verdict.
         NotCalledError: The user stopped the build, or its budget is spent.
     """
+    _check_plans(config, prompts.build)
     general = usable_general(config, prompts.held_out)
     stage_models = open_models(config, models)
     with Spool(directory.path, len(prompts.build), kinds=3) as spool:
@@ -109,6 +111,17 @@ async def build(config: RunConfig, prompts: PromptSet, directory: RunDirectory, 
                                mend="rejected_rows.jsonl says why for each row; lower build.pairs.min_margin or raise "
                                     "build.branching")
     return summary
+
+
+def _check_plans(config: RunConfig, prompts: Sequence[Prompt]) -> None:
+    """Read the plans that prompts bring along before anything is paid for.
+
+    Raises:
+        DataError: One of them cannot be used.
+    """
+    if config.build.method == "longdpo" and config.build.boundary == "sections":
+        for prompt in prompts:
+            given_plan(prompt, max_sections=config.build.depth)
 
 
 class _Work:
@@ -218,6 +231,9 @@ def summary_lines(summary: BuildSummary) -> list[str]:
             ("extractions", counts.failed_extractions), ("checks", counts.failed_checks)) if reasons]
         lines.append(f"memory: {counts.facts} facts of {counts.continued} steps, {counts.vetoed} of {counts.checked} "
                      f"candidates vetoed" + (f"; failed: {', '.join(failed)}" if failed else ""))
+        if counts.checked and "check" not in summary.usage_by_purpose:
+            lines.append("memory: no fact was near enough to a candidate to be checked; with retrieval: embeddings "
+                         "lower build.memory.similarity or build.memory.chunk_words")
     if counts.refinements:
         lines.append(f"weak steps: {counts.refinements.total()}, {listed(counts.refinements)}")
     stability = summary.stability
