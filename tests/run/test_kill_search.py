@@ -100,16 +100,16 @@ def test_the_build_that_is_killed_vetoes_and_refines(undisturbed):
 def test_killed_twenty_times_it_ends_as_if_nothing_had_happened(undisturbed, tmp_path):
     reference, calls = undisturbed
     rng = random.Random(20)
-    with scripted_server(latency=0.05) as server:
+    with scripted_server(latency=0.1) as server:
         config = search_config(tmp_path, server.url)
         for kill in range(KILLS):
             process = start_lpo("build", config, cwd=tmp_path)
             made = server.calls()
             target = made + rng.randint(0, 2 * max(0, calls - made) // (KILLS - kill + 2))  # some are left at the end
             while process.poll() is None and server.calls() < target:
-                time.sleep(0.04)
+                time.sleep(0.02)
             assert process.poll() is None, (tmp_path / "output.log").read_text()
-            time.sleep(rng.uniform(0, 0.05))
+            time.sleep(rng.uniform(0, 0.03))
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
         result = lpo("build", config, cwd=tmp_path)
