@@ -21,9 +21,9 @@ from lpo.storage import read_json, write_atomic, write_json
 
 TUNABLE = {
     "runs_dir", "concurrency", "max_concurrency", "timeout", "deadline", "base_url", "api_key_env", "prices",
-    "device", "batch_size", "one_call_for_siblings", "budget",
+    "device", "batch_size", "one_call_for_siblings", "budget", "max_unscored",
 }
-"""Settings that change how fast a stage runs or what it costs, not what it is meant to compute."""
+"""Settings that change how fast a stage runs, what it costs or when it gives up, not what it is meant to compute."""
 
 
 class Stage(StrEnum):
