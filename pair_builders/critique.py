@@ -288,7 +288,7 @@ def _suggestion(text: str, case: _Case, asked: str) -> str:
         raise NoReplyError(NoReply.UNPARSABLE, "no suggestion")
     if len(suggestion) > MAX_SUGGESTION:
         raise NoReplyError(NoReply.UNPARSABLE, f"a suggestion of more than {MAX_SUGGESTION} characters", suggestion)
-    if suggestion in one_line(asked):
+    if suggestion.casefold() in one_line(asked).casefold():
         raise NoReplyError(NoReply.UNPARSABLE, "the suggestion stands in the question already", suggestion)
     better = _words(case.compared.better.text)
     size = min(MAX_COPIED + 1, max(len(better), _FEW))

@@ -327,7 +327,7 @@ def test_a_text_critic_gives_one_line_and_its_confidence_is_the_expected_grade(d
     assert request.purpose == scored.purpose == "critique"
     asked, question = text_of(request.context), text_of(scored.contexts[0])
     assert isinstance(request.context.prompt, str) is (dialect is Dialect.TEXT)
-    assert asked.endswith("Advice for the weak version:")
+    assert asked.endswith("Advice for the weak version: In the new version,")
     assert question == f"{asked} Show what the rain does.\nConfidence (1 to 5):"
     places = [asked.index(text) for text in ("Of rain.", PREFIX, GOOD, WEAK, "looks at breadth")]
     assert places == sorted(places)
