@@ -17,8 +17,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-_SHARED = ("/dev/shm/psm_", "/dev/shm/sem.mp-")
-"""What Python's multiprocessing leaves behind when it is killed."""
+_SHM = Path("/dev/shm")
+_SHARED = ("psm_", "sem.mp-")
+"""What Python's multiprocessing leaves there when it is killed."""
+_PROC = Path("/proc")
 _KILL_SECONDS = 5.0
 
 
@@ -44,14 +46,16 @@ def end_group(group: int, grace: float) -> None:
 def _gone(group: int, seconds: float) -> bool:
     """Is nobody left of the group, or only the dead, within this time?"""
     end = time.monotonic() + seconds
-    while any(_lives(pid) for pid in _members(group)) if _PROC.is_dir() else _exists(group):
+    while any(_lives(pid) for pid in _members(group)) if _has_proc() else _exists(group):
         if time.monotonic() > end:
             return False
         time.sleep(0.05)
     return True
 
 
-_PROC = Path("/proc/self").parent if Path("/proc/self").exists() else Path("/nonexistent")
+def _has_proc() -> bool:
+    """Can processes be looked at? Not on macOS."""
+    return (_PROC / "self" / "stat").exists()
 
 
 def _exists(group: int) -> bool:
@@ -81,15 +85,23 @@ def _lives(pid: int) -> bool:
 
 
 def _shared_memory(group: int) -> set[Path]:
-    """Shared memory that the group's processes have open."""
-    found: set[Path] = set()
-    for pid in _members(group) if _PROC.is_dir() else ():
+    """Shared memory that the group's processes have open, found by its inode: a semaphore is mapped under the name it
+    had while it was made.
+    """
+    inodes: set[int] = set()
+    for pid in _members(group) if _has_proc() else ():
         with suppress(OSError):
-            for line in (_PROC / str(pid) / "maps").read_text().splitlines():
-                path = line.partition("/")[1] + line.partition("/")[2]
-                if path.startswith(_SHARED):
-                    found.add(Path(path))
-    return found
+            maps = (_PROC / str(pid) / "maps").read_text().splitlines()
+            inodes |= {int(line.split()[4]) for line in maps if f" {_SHM}/" in line}
+    if not inodes:
+        return set()
+    return {path for prefix in _SHARED for path in _SHM.glob(f"{prefix}*") if _inode(path) in inodes}
+
+
+def _inode(path: Path) -> int | None:
+    with suppress(OSError):
+        return path.stat().st_ino
+    return None
 
 
 def watch(command: Sequence[str], grace: float) -> int:

@@ -1,6 +1,6 @@
 """A server of several processes, in vLLM's place: `--port`, `GET /health`, children that outlive a killed parent.
 
-One child ignores requests to end; each holds shared memory. The pids of all are written to the file in $STAND_IN.
+Its children ignore requests to end, and hold shared memory and a semaphore. Who they are stands in the file $STAND_IN.
 """
 
 import http.server
@@ -9,21 +9,22 @@ import signal
 import subprocess
 import sys
 import time
-from multiprocessing import resource_tracker, shared_memory
+from multiprocessing import get_context, resource_tracker, shared_memory
 
 if "--child" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     resource_tracker.register = lambda *_: None  # as after a kill: nobody tidies up
     memory = shared_memory.SharedMemory(create=True, size=64)
-    print(os.getpid(), memory.name, flush=True)
+    lock = get_context("spawn").Lock()
+    print(os.getpid(), memory.name, f"sem.{lock._semlock.name.removeprefix('/')}", flush=True)
     time.sleep(600)
 
 children = [subprocess.Popen([sys.executable, __file__, "--child"], stdout=subprocess.PIPE, text=True)
             for _ in range(2)]
 lines = [child.stdout.readline().split() for child in children]
 with open(os.environ["STAND_IN"], "w", encoding="utf-8") as file:
-    for pid, name in [(os.getpid(), "-"), *lines]:
-        file.write(f"{pid} {name}\n")
+    for line in [[str(os.getpid())], *lines]:
+        file.write(" ".join(line) + "\n")
 if os.environ.get("STAND_IN_FAILS"):
     sys.exit("a planted reason")
 

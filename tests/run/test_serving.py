@@ -57,7 +57,8 @@ class Members:
     def __init__(self, file: Path) -> None:
         rows = wait_for(lambda: file.is_file() and len(lines := file.read_text().splitlines()) == 3 and lines)
         self.pids = [int(row.split()[0]) for row in rows]
-        self.memory = [Path("/dev/shm") / row.split()[1] for row in rows[1:]]
+        self.memory = [Path("/dev/shm") / name for row in rows[1:] for name in row.split()[1:]]
+        assert len(self.memory) == 4
         assert all(map(lives, self.pids)) and all(path.exists() for path in self.memory)
 
     def assert_gone(self) -> None:

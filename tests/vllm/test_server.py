@@ -153,7 +153,7 @@ def build_config(folder: Path, port: int) -> Path:
     return write_config(folder / "run.yaml", {
         "name": "served", "prompts": {"path": "prompts.jsonl", "limit": 2},
         "policy": {**model, "sampling": {"temperature": 0.9, "top_p": 0.95}},
-        "judge": {**model, "method": "json", "max_tokens": 200, "sampling": {"temperature": 1.0}},
+        "judge": {**model, "method": "json", "max_tokens": 200, "sampling": {"temperature": 0.5}},
         "build": {"branching": 3, "depth": 2, "step_tokens": 24, "stability_check": False,
                   "reward": {"judge": 1.0, "repetition": 1.0}, "search": {"num_paths": 2},
                   "memory": {"enabled": False}, "critique": {"enabled": False}}})
