@@ -6,7 +6,10 @@ import asyncio
 import gc
 import hashlib
 import os
-from collections.abc import Sequence
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,14 +166,40 @@ def _open(config: ModelConfig, arguments: dict[str, Any]) -> EngineThread:
                            mend=broken_companions_mend() or "reinstall it: docs/serving.md") from error
     refusals = (ValueError, getattr(exceptions, "VLLMClientError", ValueError))
     try:
-        return EngineThread(
-            lambda: LLMEngine.from_engine_args(EngineArgs(**arguments, disable_log_stats=True)),
-            lambda error: isinstance(error, refusals))
+        with _readable_modules_alone():
+            chosen = EngineArgs(**arguments, disable_log_stats=True, use_tqdm_on_load=False)
+            return EngineThread(lambda: LLMEngine.from_engine_args(chosen), lambda error: isinstance(error, refusals))
     except Exception as error:
         said = " ".join(str(error).split())[:400]
         raise BackendError(f"vLLM cannot load the model: {said or type(error).__name__}", where=config.model,
                            mend="check the name and that its weights are .safetensors; if there is no room, raise "
                                 "kv_cache_gb or lower max_model_len") from error
+
+
+@contextmanager
+def _readable_modules_alone() -> Iterator[None]:
+    """Hide modules that vLLM cannot look through.
+
+    On CPU it reads the attributes of everything in every loaded module, to put its own kernels in place of Triton's,
+    and fails at objects that make up their attributes as they are asked for them (llvmlite's, which numba loads).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of attributes that nobody wants to use
+        hidden = {name: module for name, module in list(sys.modules.items())
+                  if any(map(_makes_up_attributes, list(getattr(module, "__dict__", {}).values())))}
+        for name in hidden:
+            del sys.modules[name]
+        try:
+            yield
+        finally:
+            sys.modules.update(hidden)
+
+
+def _makes_up_attributes(value: Any) -> bool:
+    try:
+        return hasattr(value, "__dict__") and not isinstance(vars(value), Mapping)
+    except Exception:
+        return False  # vLLM does not get as far with it either
 
 
 def _sampling_params(request: Request, ends: frozenset[int]) -> Any:

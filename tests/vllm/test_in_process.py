@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import numba  # noqa: F401  vLLM for CPU cannot look through what it loads; the memory of facts loads it
 import pytest
 
 from lpo.config import ModelConfig
