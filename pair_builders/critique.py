@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from lpo.build_config import CritiqueConfig
 from lpo.errors import RequestRejectedError
 from lpo.llm.asking import Dialect, NoReply, NoReplyError, ask, without_thinking
-from lpo.llm.base import LLM, Request, Sampling, ScoreRequest
+from lpo.llm.base import LLM, Sampling, ScoreRequest
 from lpo.llm.json_object import NotJsonError, read_as
 from lpo.pair_builders.notes import one_line, with_notes
-from lpo.records import Critique, Dialogue, Judgement, Prompt, SearchNode, fingerprint
+from lpo.records import Critique, Dialogue, Judgement, Prompt, SearchNode
 from lpo.reward.base import GRADES, Principle, expected_grade, grade_weights
 from lpo.templates import Templates, fence
 
@@ -161,8 +161,7 @@ class Critic:
         self._config = config
         self._dialect = dialect
         self._templates = templates
-        lead = " " if dialect is Dialect.TEXT else ""  # as in ExpectedGradeJudge
-        self._grades = tuple(f"{lead}{grade}" for grade in GRADES)
+        self._grades = tuple(f"{dialect.lead}{grade}" for grade in GRADES)
 
     async def review(
         self, prompt: Prompt, prefix: str, step: SearchNode, comparisons: Sequence[Comparison]
@@ -222,10 +221,7 @@ class Critic:
                         suggestion=suggestion, confidence=confidence)
 
     async def _ask(self, asked: str, sampling: Sampling, schema: dict[str, Any] | None = None) -> str:
-        return await ask(self._llm, Request(
-            context=self._dialect.context(asked), sampling=sampling, seed=int(fingerprint(asked, 7), 16),
-            purpose="critique", json_schema=schema,
-        ))
+        return await ask(self._llm, self._dialect.question(asked, sampling, "critique", schema))
 
     async def _confidence(self, question: str) -> float:
         """The mean of 1 to 5 under their probabilities as the next token."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from lpo.errors import RequestRejectedError
 from lpo.llm.asking import Dialect, NoReply, NoReplyError, ask, without_thinking
-from lpo.llm.base import LLM, Request, Sampling, ScoreRequest, TokenLogprobs
+from lpo.llm.base import LLM, Sampling, ScoreRequest, TokenLogprobs
 from lpo.pair_builders.fact_replies import (
     CHECK_SCHEMA,
     FACTS_SCHEMA,
@@ -18,7 +18,6 @@ from lpo.pair_builders.fact_replies import (
     read_fact_list,
     read_facts,
 )
-from lpo.records import fingerprint
 from lpo.templates import Templates, fence
 
 LONGEST_LIST = 20
@@ -105,7 +104,7 @@ class JsonQuestions:
 
     async def _ask(self, asked: str, purpose: str, schema: dict[str, Any]) -> str:
         sampling = Sampling(max_tokens=self._max_tokens, temperature=0)
-        return await ask(self._llm, _request(asked, Dialect.JSON, sampling, purpose, schema))
+        return await ask(self._llm, Dialect.JSON.question(asked, sampling, purpose, schema))
 
 
 class TextQuestions:
@@ -128,8 +127,7 @@ class TextQuestions:
         self._templates = templates
         self._max_tokens = max_tokens
         self._dialect = dialect
-        lead = " " if dialect is Dialect.TEXT else ""  # as in ExpectedGradeJudge
-        self._yes_no = (f"{lead}Yes", f"{lead}No")
+        self._yes_no = (f"{dialect.lead}Yes", f"{dialect.lead}No")
 
     async def statements(self, passage: Passage, most: int | None) -> list[str]:
         """See `FactQuestions`."""
@@ -138,7 +136,7 @@ class TextQuestions:
         asked = self._templates.render("facts_text.jinja", **values, fence=_fence(passage))
         stop = () if chat else ("\n\n", f"\n{(most or LONGEST_LIST) + 1}.")
         sampling = Sampling(max_tokens=self._max_tokens, temperature=0, stop=stop)
-        reply = await ask(self._llm, _request(asked, self._dialect, sampling, "facts", None))
+        reply = await ask(self._llm, self._dialect.question(asked, sampling, "facts"))
         # Plain text goes on after the first number, which the prompt ends with.
         return read_fact_list(without_thinking(reply) if chat else f"1. {reply.strip()}")
 
@@ -172,9 +170,3 @@ def _log_odds(answer: TokenLogprobs, context: int) -> float:
 
 def _fence(passage: Passage, *facts: str) -> str:
     return fence(passage.request, passage.request, passage.before, passage.text, *facts)
-
-
-def _request(asked: str, dialect: Dialect, sampling: Sampling, purpose: str, schema: dict[str, Any] | None) -> Request:
-    """Its seed is a hash of what is asked, so equal questions get equal replies."""
-    return Request(context=dialect.context(asked), sampling=sampling, seed=int(fingerprint(asked, 7), 16),
-                   purpose=purpose, json_schema=schema)

@@ -19,7 +19,7 @@ from lpo.llm.asking import Dialect, NoReply, NoReplyError, ask, without_thinking
 from lpo.llm.base import LLM, Request, Sampling
 from lpo.llm.json_object import NotJsonError, read_as
 from lpo.pair_builders.notes import one_line, with_notes
-from lpo.records import Dialogue, PlannedSection, Prompt, fingerprint
+from lpo.records import Dialogue, PlannedSection, Prompt
 from lpo.templates import Templates, fence
 
 MAX_TITLE = 300
@@ -102,11 +102,8 @@ class Planner:
             max_sections=max_sections, target_words=prompt.target_words, **more,
         )
         stop = ("\n\n",) if self._dialect is Dialect.TEXT else ()
-        return Request(
-            context=self._dialect.context(asked),
-            sampling=Sampling(max_tokens=self._config.max_tokens, temperature=0, stop=stop),
-            seed=int(fingerprint(asked, 7), 16), purpose="plan", json_schema=_schema(max_sections) if json else None,
-        )
+        sampling = Sampling(max_tokens=self._config.max_tokens, temperature=0, stop=stop)
+        return self._dialect.question(asked, sampling, "plan", _schema(max_sections) if json else None)
 
     def _list(self, reply: str) -> str:
         """The whole list; plain text goes on after the first number, which the prompt ends with."""

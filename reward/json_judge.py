@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 
 from lpo.config import SamplingConfig
-from lpo.llm.asking import KEPT_REPLY, NoReplyError, ask
-from lpo.llm.base import LLM, Context, Request, Sampling
-from lpo.records import Judgement, Message, fingerprint
+from lpo.llm.asking import KEPT_REPLY, Dialect, NoReplyError, ask
+from lpo.llm.base import LLM, Request, Sampling
+from lpo.records import Judgement
 from lpo.reward.base import Draft, Principle, Unscored, expected_grade, grade_to_unit
 from lpo.reward.json_reply import JSON_SCHEMA, NotAVerdict, read_verdict
 from lpo.templates import Templates, fence
@@ -56,13 +56,7 @@ class JsonJudge:
         prompt = self._templates.render(
             self._template, request=asked, text=text, fence=fence(asked, asked, text), principles=list(Principle)
         )
-        return Request(
-            context=Context((Message(role="user", content=prompt),)),
-            sampling=self._sampling,
-            seed=int(fingerprint(prompt, 7), 16),
-            purpose="judge",
-            json_schema=JSON_SCHEMA,
-        )
+        return Dialect.JSON.question(prompt, self._sampling, "judge", JSON_SCHEMA)
 
     def _judge(self, reply: str) -> Judgement:
         try:

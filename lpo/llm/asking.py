@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import StrEnum
+from typing import Any
 
 from lpo.errors import RequestRejectedError
-from lpo.llm.base import LLM, Context, Finish, Request
-from lpo.records import Message
+from lpo.llm.base import LLM, Context, Finish, Request, Sampling
+from lpo.records import Message, fingerprint
 
 KEPT_REPLY = 2000
 """Characters of an unusable reply that are kept, to show what went wrong."""
@@ -26,6 +27,17 @@ class Dialect(StrEnum):
     def context(self, text: str) -> Context:
         """What the model reads."""
         return Context(text) if self is Dialect.TEXT else Context((Message(role="user", content=text),))
+
+    @property
+    def lead(self) -> str:
+        """What stands before the first word of a reply: text goes on with a space, a turn begins without one."""
+        return " " if self is Dialect.TEXT else ""
+
+    def question(self, text: str, sampling: Sampling, purpose: str,
+                 json_schema: dict[str, Any] | None = None) -> Request:
+        """A question as a request. Its seed is a hash of the text, so equal questions get equal replies."""
+        return Request(context=self.context(text), sampling=sampling, seed=int(fingerprint(text, 7), 16),
+                       purpose=purpose, json_schema=json_schema)
 
 
 class NoReply(StrEnum):
