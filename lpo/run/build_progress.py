@@ -10,6 +10,7 @@ from lpo.build_config import BudgetConfig, BuildConfig
 from lpo.pair_builders import BuildEvent
 from lpo.records import SearchTree, Usage
 from lpo.run.progress import Update
+from lpo.run.workload import layer_depths
 
 SECONDS_BETWEEN = 0.25
 """The display is worked out anew this often, however many events there are."""
@@ -31,7 +32,7 @@ class BuildProgress:
 
     def __init__(self, config: BuildConfig, prompts: int, usage: Callable[[], Usage], spent: Callable[[], Usage],
                  update: Update, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most_layers = most_layers(config)
+        self._most_layers = len(layer_depths(config))
         self._budget = config.budget
         self._prompts = prompts
         self._usage, self._spent = usage, spent
@@ -107,11 +108,3 @@ def budget_share(budget: BudgetConfig, spent: Usage) -> float:
     limits = ((budget.calls, spent.calls), (budget.tokens, spent.tokens_in + spent.tokens_out),
               (budget.cost, spent.cost or 0.0))
     return max((used / limit for limit, used in limits if limit is not None), default=0.0)
-
-
-def most_layers(config: BuildConfig) -> int:
-    """Layers of one tree, at most: the first walk writes `depth` of them; later ones share at least the first."""
-    if config.method == "outcome":
-        return 1
-    paths = config.search.paths if config.method == "longdpo" else 1
-    return config.depth + (paths - 1) * (config.depth - 1)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from lpo.build_config import BuildConfig
 from lpo.config import ModelConfig, RunConfig
 from lpo.pair_builders.critique import LINE_TOKENS
 from lpo.pair_builders.memory import WORDS_BEFORE
@@ -124,7 +125,7 @@ def workload(config: RunConfig, build_prompts: int, eval_prompts: int, prompt_to
         evaluation["answers"] = Load(Role.MEASURED, answers, answers * prompt_tokens, config.eval.max_tokens)
     if answers and config.eval.judge:
         evaluation["grades"] = _grades(config, [prompt_tokens + config.eval.max_tokens] * answers)
-    depths = _layer_depths(config)
+    depths = layer_depths(build)
     pairs = build.pairs.per_layer * len(depths)
     step = _step_tokens(config)
     rows = prompt_tokens + 2 * pairs * step  # each distinct token once
@@ -134,9 +135,10 @@ def workload(config: RunConfig, build_prompts: int, eval_prompts: int, prompt_to
     return Workload(loads, evaluation, round(build_prompts * rows * epochs))
 
 
-def _layer_depths(config: RunConfig) -> list[int]:
-    """Depths of a tree's layers, 1 for the first, when every path leaves the others right after the first step."""
-    build = config.build
+def layer_depths(build: BuildConfig) -> list[int]:
+    """Depths of a tree's layers, 1 for the first, when every path leaves the others right after the first step: as many
+    as there can be.
+    """
     if build.method == "outcome":
         return [1]
     paths = build.search.paths if build.method == "longdpo" else 1
@@ -153,7 +155,7 @@ def _tree(config: RunConfig, prompt_tokens: int) -> dict[str, Load]:
     build = config.build
     step = _step_tokens(config)
     width = build.outcome.samples if build.method == "outcome" else build.branching
-    prefixes = [prompt_tokens + (depth - 1) * step for depth in _layer_depths(config) for _ in range(width)]
+    prefixes = [prompt_tokens + (depth - 1) * step for depth in layer_depths(build) for _ in range(width)]
     loads = {"candidates": Load(Role.POLICY, len(prefixes), sum(prefixes), step)}
     judged = [prefix + step for prefix in prefixes]
     if build.method == "longdpo":

@@ -32,11 +32,12 @@ from lpo.records import (
 from lpo.run.build_counts import BuildCounts, check_failures, count_pairs, count_tree, listed
 from lpo.run.build_mixing import mixed_in, usable_general
 from lpo.run.build_models import asks_judge, check_released_judge
-from lpo.run.build_progress import BuildProgress, budget_share, most_layers
+from lpo.run.build_progress import BuildProgress, budget_share
 from lpo.run.build_spool import Spool
 from lpo.run.build_stability import rankings_of
 from lpo.run.directory import Stage, identity_hash
 from lpo.run.pipeline import prompts_hash
+from lpo.run.workload import layer_depths
 from lpo.storage import write_jsonl
 
 
@@ -209,7 +210,7 @@ def test_the_time_left_goes_by_layers_and_leaves_out_what_came_from_the_journal(
     ({"depth": 4, "search": {"num_paths": 4}}, 13), ({"depth": 4, "search": {"algorithm": "greedy"}}, 4),
     ({"method": "outcome"}, 1), ({"method": "longdpo_released", "depth": 3}, 3)])
 def test_most_layers(build, layers):
-    assert most_layers(BuildConfig(**build)) == layers
+    assert len(layer_depths(BuildConfig(**build))) == layers
 
 
 class Reworded:
