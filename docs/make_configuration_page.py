@@ -8,14 +8,17 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from lpo import build_config, config, config_base
+from lpo import build_config, config, config_base, reward_config, writing_config
 
 SECTIONS = {
     "": config.RunConfig, "prompts": config.PromptsConfig, "policy": config.ModelConfig, "judge": config.JudgeConfig,
-    "build": build_config.BuildConfig, "build.reward": build_config.RewardConfig,
+    "build": build_config.BuildConfig, "build.reward": reward_config.RewardConfig,
     "build.search": build_config.SearchConfig, "build.plan": build_config.PlanConfig,
     "build.memory": build_config.MemoryConfig, "build.critique": build_config.CritiqueConfig,
-    "build.pairs": build_config.PairsConfig, "build.outcome": build_config.OutcomeConfig,
+    "build.longreward": reward_config.LongRewardConfig, "build.reward_model": reward_config.RewardModelConfig,
+    "build.pairs": build_config.PairsConfig, "build.answers": writing_config.AnswersConfig,
+    "build.answers.extension": writing_config.ExtensionConfig, "build.segments": writing_config.SegmentsConfig,
+    "build.correction": writing_config.CorrectionConfig, "build.agent_write": writing_config.AgentWriteConfig,
     "build.mix": build_config.MixConfig, "build.budget": build_config.BudgetConfig, "train": config.TrainConfig,
     "train.weights": config.WeightsConfig, "train.peft": config.PeftConfig, "eval": config.EvalConfig,
     "policy.sampling": config.SamplingConfig, "policy.prices": config.Prices,

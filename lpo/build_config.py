@@ -7,23 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from lpo.config_base import Fraction, SamplingConfig, Section, SectionOfKinds
-
-
-class RewardConfig(Section):
-    """Weights of the scorers; each score is put on 0–1 first. A weight of 0 leaves a scorer out."""
-
-    judge: float = Field(default=1.0, ge=0)
-    """The judge's grade."""
-    length: float = Field(default=0.0, ge=0)
-    """S_l of the text so far, against the share of the target its depth should have reached."""
-    repetition: float = Field(default=0.0, ge=0)
-    """One minus the share of repeated n-grams."""
-
-    @model_validator(mode="after")
-    def _something_counts(self) -> RewardConfig:
-        if not (self.judge or self.length or self.repetition):
-            raise ValueError("at least one scorer needs a weight above zero")
-        return self
+from lpo.reward_config import LongRewardConfig, RewardConfig, RewardModelConfig
+from lpo.writing_config import AgentWriteConfig, AnswersConfig, CorrectionConfig, SegmentsConfig
 
 
 class SearchConfig(SectionOfKinds):
@@ -140,10 +125,13 @@ class PairsConfig(SectionOfKinds):
     rejected: Literal["random_consistent", "worst", "vetoed", "margin"] = "random_consistent"
     """Which is rejected: any sibling that scores lower and was not vetoed (the paper), the lowest-scored of these, one
     that was vetoed; `margin` takes the pairs of unvetoed siblings that lie furthest apart, whoever was chosen."""
-    per_layer: int = Field(default=1, gt=0)
-    """Pairs of a layer, at most."""
+    per_layer: int | None = Field(default=1, gt=0)
+    """Pairs of a layer, at most; null: every pair that the rule allows."""
     min_margin: float = Field(default=0.01, gt=0)
     """Smallest difference of scores (0–1) that makes a pair; with `vetoed` the contradiction makes it."""
+    length_penalty: float = Field(default=0.0, ge=0)
+    """Length-debiased pairs: what a doubling of its words costs a candidate, in points of the score (0–1), against the
+    median length of its siblings."""
     layers: Literal["all", "best_path"] = "all"
     """Layers that give pairs: every one that was expanded, or those along the most visited path."""
 
@@ -156,14 +144,6 @@ class PairsConfig(SectionOfKinds):
     def meaningless(self) -> set[str]:
         """`margin` takes the widest pairs, whoever was chosen; with `vetoed` the contradiction counts."""
         return {"margin": {"chosen"}, "vetoed": {"min_margin"}}.get(self.rejected, set())
-
-
-class OutcomeConfig(Section):
-    """Outcome DPO: whole answers instead of steps."""
-
-    samples: int = Field(default=16, ge=2)
-    """Answers for each prompt, each of up to `depth` × `step_tokens` tokens: 16 are the budget of four paths of four
-    candidates a layer."""
 
 
 class MixConfig(Section):
@@ -186,10 +166,15 @@ class BudgetConfig(Section):
     """Money, by the models' `prices`."""
 
 
+_OF_SEARCH = {"branching", "depth", "step_tokens", "boundary", "search", "memory", "critique"}
+_OF_WRITING = {"answers", "segments", "correction", "agent_write"}
 _UNREAD_BY = {
-    "longdpo": {"outcome"},
-    "longdpo_released": {"outcome", "search", "memory", "critique", "pairs", "plan", "boundary"},
-    "outcome": {"search", "memory", "critique", "plan", "boundary", "branching"},
+    "longdpo": _OF_WRITING,
+    "longdpo_released": _OF_WRITING | {"search", "memory", "critique", "pairs", "boundary"},
+    "best_of_n": _OF_SEARCH | _OF_WRITING - {"answers"},
+    "iterdpo": _OF_SEARCH | {"agent_write"},
+    "agent_write": _OF_SEARCH | _OF_WRITING - {"agent_write"} | {
+        "pairs", "mix", "reward", "stability_check", "max_unscored"},
 }
 """Settings that belong to another method."""
 
@@ -197,9 +182,11 @@ _UNREAD_BY = {
 class BuildConfig(SectionOfKinds):
     """How preference pairs are built."""
 
-    method: Literal["longdpo", "longdpo_released", "outcome"] = "longdpo"
+    method: Literal["longdpo", "longdpo_released", "best_of_n", "iterdpo", "agent_write"] = "longdpo"
     """`longdpo`: tree search with memory and critiques, as the paper means it. `longdpo_released`: what its released
-    code does, for comparison. `outcome`: whole answers, ranked (the paper's DPO baseline)."""
+    code does, for comparison. `best_of_n`: whole answers, scored and ranked (LongReward, LongWriter-DPO, outcome DPO).
+    `iterdpo`: answers corrected segment by segment (LongWriter-V). `agent_write`: answers written by a plan, as rows
+    for supervised fine-tuning instead of pairs (LongWriter)."""
     branching: int = Field(default=4, ge=2)
     """Candidates per layer (K)."""
     depth: int = Field(default=4, ge=1)
@@ -222,16 +209,51 @@ class BuildConfig(SectionOfKinds):
     memory: MemoryConfig = MemoryConfig()
     critique: CritiqueConfig = CritiqueConfig()
     pairs: PairsConfig = PairsConfig()
-    outcome: OutcomeConfig = OutcomeConfig()
+    answers: AnswersConfig = AnswersConfig()
+    segments: SegmentsConfig = SegmentsConfig()
+    correction: CorrectionConfig = CorrectionConfig()
+    agent_write: AgentWriteConfig = AgentWriteConfig()
+    longreward: LongRewardConfig = LongRewardConfig()
+    reward_model: RewardModelConfig | None = None
     mix: MixConfig | None = None
     budget: BudgetConfig | None = None
 
     @property
     def kind(self) -> str:
         """The method."""
-        return f"method {self.method!r}" + ("" if self.boundary == "sections" else f" with boundary {self.boundary!r}")
+        named = self.method == "longdpo" and self.boundary != "sections"
+        return f"method {self.method!r}" + (f" with boundary {self.boundary!r}" if named else "")
 
     @property
     def meaningless(self) -> set[str]:
-        """Settings of other methods, and a plan that nobody writes."""
-        return _UNREAD_BY[self.method] | (set() if self.boundary == "sections" else {"plan"})
+        """Settings of other methods, a plan that nobody writes, scorers that do not count."""
+        unread = set(_UNREAD_BY[self.method])
+        if not self.writes_plans:
+            unread.add("plan")
+        if not self.reward.longreward or "reward" in unread:
+            unread.add("longreward")
+        if not self.reward.reward_model or "reward" in unread:
+            unread.add("reward_model")
+        return unread
+
+    @property
+    def writes_plans(self) -> bool:
+        """Does the method begin with a plan?"""
+        return self.method == "agent_write" or (self.method == "longdpo" and self.boundary == "sections")
+
+    @property
+    def gives_pairs(self) -> bool:
+        """Does the method make preference pairs, and not rows for supervised fine-tuning?"""
+        return self.method != "agent_write"
+
+    @model_validator(mode="after")
+    def _reward_model_is_named(self) -> BuildConfig:
+        if self.reward.reward_model and self.reward_model is None and "reward" not in self.meaningless:
+            raise ValueError("reward.reward_model has a weight, but no section reward_model names a model")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_can_be_compared(self) -> BuildConfig:
+        if self.method == "best_of_n" and self.answers.samples < 2 and self.answers.extension is None:
+            raise ValueError("answers.samples: method 'best_of_n' compares answers, so it needs two or more")
+        return self

@@ -251,11 +251,14 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _critic_is_used(self) -> RunConfig:
-        asked = self.build.method == "longdpo" and self.build.critique.enabled and self.build.critique.by == "critic"
+        build = self.build
+        setting = {"longdpo": "critique", "iterdpo": "correction"}.get(build.method)
+        asked = ((build.method == "longdpo" and build.critique.enabled and build.critique.by == "critic")
+                 or (build.method == "iterdpo" and build.correction.by == "critic"))
         if asked and self.critic is None:
-            raise ValueError("build.critique.by is 'critic', but there is no section critic")
+            raise ValueError(f"build.{setting}.by is 'critic', but there is no section critic")
         if self.critic is not None and not asked:
-            raise ValueError("the section critic is not used: set build.critique.by to 'critic'")
+            raise ValueError(f"the section critic is not used: set build.{setting or 'critique'}.by to 'critic'")
         return self
 
     @property

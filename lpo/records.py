@@ -69,6 +69,18 @@ class Prompt(Record):
             return self.prompt
         return "\n\n".join(message.content for message in self.prompt if message.role == "user")
 
+    @property
+    def dialogue(self) -> Dialogue:
+        """What the policy reads: the prompt, with the context before the request it belongs to. A document that stands
+        first is shared by all requests about it.
+        """
+        if self.context is None:
+            return self.prompt
+        if isinstance(self.prompt, str):
+            return f"{self.context}\n\n{self.prompt}"
+        *before, last = self.prompt
+        return (*before, last.model_copy(update={"content": f"{self.context}\n\n{last.content}"}))
+
 
 class Judgement(Record):
     """What a scorer says of one text: scores by dimension, or `unscored` with the reason. Never both."""
@@ -183,6 +195,20 @@ class Refinement(Record):
     """Why critiques could not be used."""
 
 
+class Origin(StrEnum):
+    """How a candidate came to be."""
+
+    SAMPLED = "sampled"
+    REWRITTEN = "rewritten"
+    """A weak step, written anew with critiques (`refines`)."""
+    EXTENDED = "extended"
+    """A sampled answer, lengthened (`extends`)."""
+    GIVEN = "given"
+    """It came with the prompt."""
+    PLANNED = "planned"
+    """A section of a plan."""
+
+
 class SearchNode(Record):
     """One candidate step of a search tree; the root is the empty text."""
 
@@ -213,8 +239,11 @@ class SearchNode(Record):
     """Facts of earlier steps that it contradicts."""
     failures: dict[str, str] = Field(default_factory=dict[str, str])
     """Model calls about this node that gave nothing usable: `facts` or `check`, and why."""
+    origin: Origin = Origin.SAMPLED
     refines: str | None = None
     """Id of the sibling it is a rewritten version of."""
+    extends: str | None = None
+    """Id of the sibling it is a longer version of."""
     refinement: Refinement | None = None
     """The attempt to refine this node."""
     role: Literal["root", "chosen", "rejected", "both", "unused"] = "unused"
@@ -262,8 +291,100 @@ class PlannedSection(Record):
     """Its share of the length asked for."""
 
 
+class Aspect(StrEnum):
+    """What a corrector looks for in a segment (LongWriter-V, arXiv 2502.14834, section 4)."""
+
+    FACTUALITY = "factuality"
+    MISSING = "missing"
+    """Content that the request asks for here is missing."""
+    COHERENCE = "coherence"
+    """It does not fit what stands before it."""
+    REPETITION = "repetition"
+
+
+class Fault(Record):
+    """Something a critic found wrong with a segment."""
+
+    aspect: Aspect
+    quote: str
+    """The words it is about; empty when something is missing."""
+    advice: str
+
+
+class CorrectionOutcome(StrEnum):
+    """What became of the attempt to correct a segment."""
+
+    ACCEPTED = "accepted"
+    UNCHANGED = "unchanged"
+    """The critic found nothing wrong, or the corrector left the segment as it was."""
+    NOT_BETTER = "not_better"
+    UNSCORED = "unscored"
+    """The judge gave the segment, or its revised version, no score."""
+    EMPTY = "empty"
+    """The revised segment is empty."""
+    NO_CRITIQUE = "no_critique"
+    """The critic gave no usable reply."""
+    NO_REVISION = "no_revision"
+    """The corrector gave none."""
+    REQUEST_REJECTED = "request_rejected"
+    GIVEN = "given"
+    """Corrected by people."""
+
+
+class Correction(Record):
+    """One attempt to correct a segment."""
+
+    round: int
+    """0-based."""
+    outcome: CorrectionOutcome
+    faults: tuple[Fault, ...] = ()
+    text: str | None = None
+    """The revised segment; None when none was written."""
+    before: Judgement | None = None
+    """Of the segment as it stood, after the corrected text before it."""
+    after: Judgement | None = None
+    """Of the revised one, in the same place."""
+    failed: str | None = None
+    """Why the critic's or the corrector's reply could not be used."""
+    by: str | None = None
+    """Who corrected it, where that was a person."""
+
+
+class ScriptSegment(Record):
+    """A segment of an answer, before and after."""
+
+    original: str
+    """Empty for a segment that was inserted."""
+    revised: str
+    """Equal to `original` where nothing was accepted; empty for one that was struck out."""
+    corrections: tuple[Correction, ...] = ()
+
+
+class Script(Record):
+    """An answer and its corrected version, aligned segment by segment."""
+
+    draft: str | None
+    """Id of the node it is the text of; None when the answer was not sampled here."""
+    ends: bool
+    """Does the answer end with its last segment (the policy ended its turn)?"""
+    segments: tuple[ScriptSegment, ...]
+    """The originals joined are the draft, the revised ones the corrected answer; nothing stands in between."""
+
+    @property
+    def original(self) -> str:
+        """The draft."""
+        return "".join(segment.original for segment in self.segments)
+
+    @property
+    def revised(self) -> str:
+        """The corrected answer."""
+        return "".join(segment.revised for segment in self.segments)
+
+
 class SearchTree(Record):
-    """Everything a search saw for one prompt: pairs can be derived from it again without a call."""
+    """Everything a method saw for one prompt: pairs can be derived from it again without a call. Whole answers are a
+    tree of one layer, a planned answer is a single branch.
+    """
 
     id: str
     prompt: Prompt
@@ -273,6 +394,22 @@ class SearchTree(Record):
     paths: tuple[SearchPath, ...] = ()
     plan: tuple[PlannedSection, ...] = ()
     """The sections its layers are; empty when steps end by other rules."""
+    script: Script | None = None
+    """The correction of one of its answers, or of a given one."""
+
+
+class SftRow(Record):
+    """A row for supervised fine-tuning, as TRL's `SFTTrainer` and others take it."""
+
+    id: str
+    messages: tuple[Message, ...]
+    """The prompt's, and the answer."""
+    target_words: int | None = None
+    words: int
+    length_score: float | None = None
+    """S_l, 0–100; None when no length is asked for."""
+    method: str
+    provenance: dict[str, Any] = Field(default_factory=dict)
 
 
 class PairScores(Record):
@@ -321,6 +458,18 @@ class Reason(StrEnum):
     """The rule wants a vetoed sibling, and there is none."""
     NO_PLAN = "no_plan"
     """No usable plan came, so there are no steps."""
+    TOO_FEW_SCORED = "too_few_scored"
+    """Fewer answers have a score than `build.answers.min_scored`."""
+    NO_CORRECTION = "no_correction"
+    """No segment was changed."""
+    LEFT_OUT = "left_out"
+    """A pair of prefixes more than `build.correction.full_share` allows."""
+    NO_LENGTH = "no_length"
+    """The prompt asks for no length."""
+    OFF_LENGTH = "off_length"
+    """The answer is too far from the length asked for."""
+    INCOMPLETE = "incomplete"
+    """A section of the plan was not written."""
     OFF_PATH = "off_path"
     """The layer does not lie on the path that pairs are taken from."""
     NATURAL_END = "natural_end"

@@ -2,7 +2,8 @@
 
 from lpo.pair_builders.base import BuilderModels, BuildEvent, PairBuilder
 from lpo.pair_builders.create import create_builder
-from lpo.pair_builders.pairs import Derived, derive_pairs, pairs_of, released_pairs
+from lpo.pair_builders.deriving import rows_of
+from lpo.pair_builders.pairs import Derived, derive_pairs, released_pairs
 from lpo.pair_builders.selection import Selection
 from lpo.pair_builders.tree_search import TreeSearch
 
@@ -15,6 +16,6 @@ __all__ = [
     "TreeSearch",
     "create_builder",
     "derive_pairs",
-    "pairs_of",
     "released_pairs",
+    "rows_of",
 ]

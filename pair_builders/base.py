@@ -50,10 +50,14 @@ class BuildEvent(StrEnum):
     """A rewritten step was accepted."""
     NOT_REFINED = "not_refined"
     """A weak step stays as it was."""
+    CORRECTED = "corrected"
+    """A segment was corrected."""
+    NOT_CORRECTED = "not_corrected"
+    """A segment stays as it was."""
 
 
 class PairBuilder(Protocol):
-    """Searches for one prompt. Which pairs a tree gives is decided afterwards (`derive_pairs`)."""
+    """Works on one prompt. Which pairs (or other rows) the tree gives is decided afterwards (`deriving.rows_of`)."""
 
     async def build(self, prompt: Prompt, *, seed: int) -> SearchTree:
         """Build.

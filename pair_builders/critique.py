@@ -260,7 +260,7 @@ class Critic:
             raise ValueError("no suggestion is used: there is nothing to rewrite by")
         plain = isinstance(prompt.prompt, str)
         notes = self._templates.render("rewrite.jinja", suggestions=suggestions, plain=plain)
-        return with_notes(prompt.prompt, notes)
+        return with_notes(prompt.dialogue, notes)
 
 
 def _most_confident(critiques: Sequence[Critique], count: int) -> set[str]:

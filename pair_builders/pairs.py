@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lpo.build_config import BuildConfig, PairsConfig
+from lpo.build_config import PairsConfig
 from lpo.errors import DataError
 from lpo.pair_builders.pair_rules import (
     AllVetoed,
@@ -17,7 +17,16 @@ from lpo.pair_builders.pair_rules import (
     choose_pairs,
     choose_released,
 )
-from lpo.records import PairScores, PreferencePair, Reason, RejectedRow, SearchNode, SearchTree, fingerprint
+from lpo.records import (
+    PairScores,
+    PreferencePair,
+    Reason,
+    RejectedRow,
+    SearchNode,
+    SearchTree,
+    SftRow,
+    fingerprint,
+)
 
 RELEASED = "longdpo_released"
 
@@ -30,18 +39,13 @@ class Derived:
         tree: The tree, the role of each node set.
         pairs: In the order of the layers.
         rejected: Layers without a pair, each with its reason.
+        sft: Rows for supervised fine-tuning, of methods that make these.
     """
 
     tree: SearchTree
     pairs: tuple[PreferencePair, ...]
     rejected: tuple[RejectedRow, ...]
-
-
-def pairs_of(tree: SearchTree, build: BuildConfig) -> Derived:
-    """The pairs a build takes from a tree, by its method and its rules."""
-    if build.method == RELEASED:
-        return released_pairs(tree)
-    return derive_pairs(tree, build.pairs, build.memory.all_vetoed)
+    sft: tuple[SftRow, ...] = ()
 
 
 def derive_pairs(tree: SearchTree, rules: PairsConfig, all_vetoed: AllVetoed = "best_score") -> Derived:
@@ -196,7 +200,7 @@ def _pair(tree: SearchTree, pair: LayerPair, pair_id: str, prefix: str, *, metho
     if chosen.judgement is not None and rejected.judgement is not None:
         scores = PairScores(chosen=chosen.judgement, rejected=rejected.judgement)
     return PreferencePair(
-        id=pair_id, group=tree.id, prompt=tree.prompt.prompt, prefix=prefix, chosen=chosen.text,
+        id=pair_id, group=tree.id, prompt=tree.prompt.dialogue, prefix=prefix, chosen=chosen.text,
         rejected=rejected.text, chosen_ends=chosen.ends, rejected_ends=rejected.ends, step=chosen.depth - 1,
         margin=pair.margin, scores=scores, method=method, provenance=provenance,
     )

@@ -162,7 +162,7 @@ def section_prompt(prompt: Prompt, plan: Sequence[PlannedSection], index: int, t
     rows = [{"title": one_line(section.title), "words": shares[position] if shares else section.words}
             for position, section in enumerate(plan)]
     plain = isinstance(prompt.prompt, str)
-    return with_notes(prompt.prompt, templates.render("section.jinja", plan=rows, index=index, plain=plain))
+    return with_notes(prompt.dialogue, templates.render("section.jinja", plan=rows, index=index, plain=plain))
 
 
 def section_words(prompt: Prompt, plan: Sequence[PlannedSection], index: int) -> int | None:

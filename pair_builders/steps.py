@@ -13,7 +13,7 @@ from lpo.errors import RequestRejectedError
 from lpo.llm.base import LLM, Completion, Context, Finish, Request, Sampling
 from lpo.pair_builders.pairs import live, set_aside
 from lpo.pair_builders.plan import section_prompt
-from lpo.records import Dialogue, PlannedSection, Prompt, Reason, SearchNode, fingerprint
+from lpo.records import Dialogue, Origin, PlannedSection, Prompt, Reason, SearchNode, fingerprint
 from lpo.segments import cut_step
 from lpo.templates import Templates
 
@@ -90,7 +90,8 @@ class StepWriter:
             sampling=Sampling(max_tokens=self._config.step_tokens, **sampling.model_dump()),
             seed=derive_seed(seed, place.prompt.id, step.id, "rewrite"),
         )
-        return (await self._write(place, f"{step.id}r", request)).model_copy(update={"refines": step.id})
+        node = await self._write(place, f"{step.id}r", request)
+        return node.model_copy(update={"refines": step.id, "origin": Origin.REWRITTEN})
 
     async def rest(self, prompt: Prompt, prefix: str, leaf: SearchNode, max_tokens: int, seed: int) -> Completion:
         """The rest of an answer in one go.
@@ -99,14 +100,14 @@ class StepWriter:
             RequestRejectedError: The back end refuses it.
         """
         return await self._policy.generate(Request(
-            context=Context(prompt.prompt, prefix), sampling=replace(self._sampling, max_tokens=max_tokens),
+            context=Context(prompt.dialogue, prefix), sampling=replace(self._sampling, max_tokens=max_tokens),
             seed=derive_seed(seed, prompt.id, leaf.id, "rollout"),
         ))
 
     def prompt(self, place: Place) -> Dialogue:
         """What the policy is asked: the task itself, or for one section of its plan."""
         if not place.plan:
-            return place.prompt.prompt
+            return place.prompt.dialogue
         return section_prompt(place.prompt, place.plan, place.parent.depth, self._templates)
 
     async def _write(self, place: Place, node_id: str, request: Request) -> SearchNode:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lpo.build_config import RewardConfig
 from lpo.config import JudgeConfig
 from lpo.errors import ConfigError
 from lpo.llm.base import LLM
@@ -12,6 +11,7 @@ from lpo.reward.expected_grade import ExpectedGradeJudge
 from lpo.reward.json_judge import JsonJudge
 from lpo.reward.length import LengthScorer
 from lpo.reward.repetition import RepetitionScorer
+from lpo.reward_config import RewardConfig
 from lpo.templates import load_templates
 
 

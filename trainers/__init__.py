@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lpo.segment_pairs import IterMode
     from lpo.trainers.callbacks import ChosenFalls, MetricsFile, SampleWriter
     from lpo.trainers.checkpoints import latest_complete
     from lpo.trainers.iter_dpo_config import IterDPOConfig
     from lpo.trainers.iter_dpo_trainer import IterDPOTrainer
-    from lpo.trainers.iter_rows import IterMode
     from lpo.trainers.loss_settings import LossSettings, LossType
     from lpo.trainers.losses import LossInputs, LossOutputs, preference_loss
     from lpo.trainers.prefix_shared_dpo_trainer import PrefixSharedDPOTrainer

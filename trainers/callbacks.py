@@ -172,7 +172,7 @@ class SampleWriter(TrainerCallback):
         model.train(training)
 
     def _generate(self, model: Any, prompt: Prompt) -> tuple[str, str]:
-        context = render_context(self.tokenizer, prompt.prompt, "", self.template)
+        context = render_context(self.tokenizer, prompt.dialogue, "", self.template)
         encoded = self.tokenizer(context, add_special_tokens=isinstance(prompt.prompt, str), return_tensors="pt")
         ids = encoded["input_ids"].to(model.device)
         ends = self._end_tokens(model, prompt)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lpo.errors import ConfigError
-from lpo.trainers.iter_rows import IterMode
+from lpo.segment_pairs import IterMode
 from lpo.trainers.step_dpo_config import StepDPOConfig
 
 

@@ -90,7 +90,7 @@ async def generate_answers(
     sampling = Sampling(max_tokens=config.max_tokens, **config.sampling.model_dump())
 
     async def answer(prompt: Prompt) -> Answer:
-        request = Request(Context(prompt.prompt), sampling, seed=_request_seed(seed, prompt), purpose="policy")
+        request = Request(Context(prompt.dialogue), sampling, seed=_request_seed(seed, prompt), purpose="policy")
         try:
             completion = await llm.generate(request)
         except RequestRejectedError as error:

@@ -147,7 +147,8 @@ def _method(run: RunData) -> str | None:
     build = run.setting("build")
     if not isinstance(build, Mapping):
         return None
-    weights = [f"{name} × {weight:g}" for name, weight in (run.setting("build", "reward") or {}).items() if weight]
+    reward = run.setting("build", "reward") or {}
+    weights = [f"{name} × {weight:g}" for name, weight in reward.items() if isinstance(weight, (int, float)) and weight]
     parts = [str(build.get("method")), f"branching {build.get('branching')}", f"depth {build.get('depth')}",
              f"rejected: {build.get('rejected')}"]
     return ", ".join(parts) + (f"; reward: {' + '.join(weights)}" if weights else "")

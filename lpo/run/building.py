@@ -15,8 +15,9 @@ from lpo.config import RunConfig
 from lpo.errors import NothingLeftError
 from lpo.llm.side_by_side import side_by_side
 from lpo.pair_builders.create import create_builder
+from lpo.pair_builders.deriving import rows_of
 from lpo.pair_builders.mixing import General
-from lpo.pair_builders.pairs import Derived, pairs_of
+from lpo.pair_builders.pairs import Derived
 from lpo.pair_builders.plan import given_plan
 from lpo.prompts import PromptSet
 from lpo.records import Prompt, RejectedRow, SearchTree, Usage
@@ -157,7 +158,7 @@ class _Work:
                 index, prompt = item
                 tree = await builder.build(prompt, seed=self._config.seed)
                 await self._rank_again(index, tree)
-                self._finish(index, pairs_of(tree, build))
+                self._finish(index, rows_of(tree, build))
                 progress.tree_done(tree)
                 check_failures(self.counts, build.max_unscored, enough=ENOUGH)
 

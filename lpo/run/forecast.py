@@ -132,7 +132,7 @@ def _token_counter(policy: ModelConfig) -> Callable[[Prompt], int]:
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(policy.model), revision=policy.revision)
     template = load_chat_template(policy.chat_template)
-    return lambda prompt: len(tokenizer(render_context(tokenizer, prompt.prompt, "", template)).input_ids)
+    return lambda prompt: len(tokenizer(render_context(tokenizer, prompt.dialogue, "", template)).input_ids)
 
 
 @dataclass(frozen=True)

@@ -126,11 +126,12 @@ def workload(config: RunConfig, build_prompts: int, eval_prompts: int, prompt_to
     if answers and config.eval.judge:
         evaluation["grades"] = _grades(config, [prompt_tokens + config.eval.max_tokens] * answers)
     depths = layer_depths(build)
-    pairs = build.pairs.per_layer * len(depths)
+    per_layer = build.pairs.per_layer or 1
+    pairs = per_layer * len(depths)
     step = _step_tokens(config)
     rows = prompt_tokens + 2 * pairs * step  # each distinct token once
     if train.args.get("packing", "tree") == "rows":
-        rows = 2 * build.pairs.per_layer * sum(prompt_tokens + depth * step for depth in depths)
+        rows = 2 * per_layer * sum(prompt_tokens + depth * step for depth in depths)
     epochs = float(train.args.get("num_train_epochs", 3))
     return Workload(loads, evaluation, round(build_prompts * rows * epochs))
 
@@ -139,7 +140,7 @@ def layer_depths(build: BuildConfig) -> list[int]:
     """Depths of a tree's layers, 1 for the first, when every path leaves the others right after the first step: as many
     as there can be.
     """
-    if build.method == "outcome":
+    if build.method not in ("longdpo", "longdpo_released"):
         return [1]
     paths = build.search.paths if build.method == "longdpo" else 1
     return [1, *(depth for depth in range(2, build.depth + 1) for _ in range(paths))]
@@ -147,14 +148,14 @@ def layer_depths(build: BuildConfig) -> list[int]:
 
 def _step_tokens(config: RunConfig) -> int:
     build = config.build
-    return build.depth * build.step_tokens if build.method == "outcome" else build.step_tokens
+    return build.answers.max_tokens if build.method == "best_of_n" else build.step_tokens
 
 
 def _tree(config: RunConfig, prompt_tokens: int) -> dict[str, Load]:
     """The calls of one tree."""
     build = config.build
     step = _step_tokens(config)
-    width = build.outcome.samples if build.method == "outcome" else build.branching
+    width = build.answers.samples if build.method == "best_of_n" else build.branching
     prefixes = [prompt_tokens + (depth - 1) * step for depth in layer_depths(build) for _ in range(width)]
     loads = {"candidates": Load(Role.POLICY, len(prefixes), sum(prefixes), step)}
     judged = [prefix + step for prefix in prefixes]

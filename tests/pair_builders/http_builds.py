@@ -12,7 +12,8 @@ from scripted_server import ScriptedServer
 from lpo.config import RunConfig, validate
 from lpo.llm.journal import Journal
 from lpo.pair_builders import create_builder
-from lpo.pair_builders.pairs import Derived, pairs_of
+from lpo.pair_builders.deriving import rows_of
+from lpo.pair_builders.pairs import Derived
 from lpo.records import Prompt
 from lpo.run.build_models import open_models
 from lpo.run.models import Models
@@ -43,7 +44,7 @@ def build(folder: Path, config: RunConfig, prompts: Sequence[Prompt]) -> list[De
                 trees = await asyncio.gather(*(builder.build(prompt, seed=0) for prompt in prompts))
             finally:
                 await models.close()
-        return [pairs_of(tree, config.build) for tree in trees]
+        return [rows_of(tree, config.build) for tree in trees]
 
     return asyncio.run(work())
 

@@ -11,13 +11,13 @@ from tree_cases import layer, node, refined, tree, trees, veto
 
 from lpo.build_config import BuildConfig, PairsConfig
 from lpo.errors import DataError
+from lpo.pair_builders.deriving import rows_of
 from lpo.pair_builders.pairs import (
     derive_pairs,
     layers_of,
     live,
     most_visited_path,
     normalised,
-    pairs_of,
     released_pairs,
     set_aside,
 )
@@ -298,8 +298,8 @@ def test_a_vetoed_sibling_is_not_chosen_beside_an_unscored_consistent_one():
 
 def test_the_build_passes_on_what_its_search_does_when_all_are_vetoed():
     one = tree(node("0.0", 0.9, vetoes=veto(), visits=1), node("0.1", 0.1, vetoes=veto()))
-    assert pairs_of(one, BuildConfig()).pairs
-    assert not pairs_of(one, BuildConfig.model_validate({"memory": {"all_vetoed": "no_pair"}})).pairs
+    assert rows_of(one, BuildConfig()).pairs
+    assert not rows_of(one, BuildConfig.model_validate({"memory": {"all_vetoed": "no_pair"}})).pairs
 
 
 # Layers
@@ -391,9 +391,9 @@ def test_the_released_code_takes_no_pair_from_a_step_that_ends_the_answer():
 
 def test_the_released_preset_is_chosen_by_the_method():
     one = layer(0.5, 0.5)
-    [tie] = pairs_of(one, BuildConfig.model_validate({"method": "longdpo_released"})).pairs
+    [tie] = rows_of(one, BuildConfig.model_validate({"method": "longdpo_released"})).pairs
     assert (tie.margin, tie.method) == (0, "longdpo_released")
-    assert not pairs_of(one, BuildConfig()).pairs
+    assert not rows_of(one, BuildConfig()).pairs
 
 
 # Texts, and trees that are none

@@ -352,10 +352,10 @@ def test_priors_are_the_siblings_shares_of_probability():
 # Other methods
 
 def test_outcome_is_one_layer_of_whole_answers():
-    changes = {"method": "outcome", "outcome": {"samples": 5}, "depth": 4, "step_tokens": 16}
+    changes = {"method": "best_of_n", "answers": {"samples": 5, "max_tokens": 64}}
     builder = create_builder(type(config())(**changes), models(llm := FunctionLLM(write=step), ByText(by_number)))
     tree = asyncio.run(builder.build(PROMPT, seed=0))
-    assert tree.method == "outcome"
+    assert tree.method == "best_of_n"
     assert [node.depth for node in tree.nodes] == [0] + [1] * 5
     assert {request.sampling.max_tokens for request in llm.requests} == {64}
     assert all(node.text.endswith("it was c") for node in tree.nodes[1:])

@@ -5,7 +5,6 @@ from function_llm import FunctionLLM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpo.build_config import RewardConfig
 from lpo.config import JudgeConfig
 from lpo.errors import ConfigError
 from lpo.records import Judgement, Prompt
@@ -20,6 +19,7 @@ from lpo.reward import (
     create_judge,
     create_scorer,
 )
+from lpo.reward_config import RewardConfig
 
 PROMPT = Prompt(id="p", prompt="Write.")
 FREE = Draft(PROMPT, "", "one two three four one two three four", False, None)

@@ -208,7 +208,7 @@ def test_the_time_left_goes_by_layers_and_leaves_out_what_came_from_the_journal(
 
 @pytest.mark.parametrize(("build", "layers"), [
     ({"depth": 4, "search": {"num_paths": 4}}, 13), ({"depth": 4, "search": {"algorithm": "greedy"}}, 4),
-    ({"method": "outcome"}, 1), ({"method": "longdpo_released", "depth": 3}, 3)])
+    ({"method": "best_of_n"}, 1), ({"method": "longdpo_released", "depth": 3}, 3)])
 def test_most_layers(build, layers):
     assert len(layer_depths(BuildConfig(**build))) == layers
 
@@ -273,7 +273,7 @@ def test_general_data_is_kept_apart_from_held_out_prompts_and_counted(tmp_path):
     ({"reward": {"judge": 0, "length": 1}, "memory": {"enabled": False}, "critique": {"by": "policy"}}, False),
     ({"reward": {"judge": 0, "length": 1}, "memory": {"enabled": False}, "critique": {"enabled": False},
       "boundary": "sections", "plan": {"by": "judge"}}, True),
-    ({"reward": {"judge": 0, "length": 1}, "method": "outcome"}, False),
+    ({"reward": {"judge": 0, "length": 1}, "method": "best_of_n"}, False),
 ])
 def test_the_judge_is_opened_only_when_somebody_asks_it(build, asked):
     assert asks_judge(BuildConfig(**build)) is asked

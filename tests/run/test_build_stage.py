@@ -221,7 +221,7 @@ def test_the_released_method_counts_the_grades_it_invents(tmp_path):
 
 def test_outcomes_are_trees_of_one_layer(tmp_path):
     config, _ = validate({"name": "x", "policy": SERVER, "judge": {**SERVER, "method": "json"}, "build": {
-        "method": "outcome", "depth": 2, "step_tokens": 20, "outcome": {"samples": 5}}})
+        "method": "best_of_n", "answers": {"samples": 5, "max_tokens": 40}}})
     summary, said = build_in(tmp_path, config, prompts(4), FunctionLLM(write=write))
     assert (summary.counts.layers, summary.counts.candidates, summary.stability.layers) == (4, 20, 4)
     assert summary.counts.pairs + sum(summary.counts.rejected.values()) == 4 and "4/4 trees" in said

@@ -15,7 +15,8 @@ from tiny_models import make_model, make_tokenizer
 from lpo.config import to_yaml
 from lpo.errors import ConfigError, DataError, LpoError, NothingLeftError
 from lpo.llm.journal_file import Entry, JournalFile, Outcome
-from lpo.pair_builders.pairs import Derived, derive_pairs, pairs_of
+from lpo.pair_builders.deriving import rows_of
+from lpo.pair_builders.pairs import Derived, derive_pairs
 from lpo.prompts import load_prompts
 from lpo.records import (
     Judgement,
@@ -73,7 +74,7 @@ def finished_run(folder: Path, **build: object) -> RunDirectory:
         "name": "first", "runs_dir": str(folder / "runs"), "prompts": {"path": str(folder / "prompts.jsonl")},
         "policy": {"model": "none-such"}, "build": build})))
     prompts = load_prompts(config.prompts)
-    derived = [pairs_of(grown(prompt, config.seed), config.build) for prompt in prompts.build]
+    derived = [rows_of(grown(prompt, config.seed), config.build) for prompt in prompts.build]
     directory = RunDirectory(config.run_dir)
     (directory / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     prompts_hash = fingerprint([prompt.to_json() for prompt in (*prompts.build, *prompts.held_out)])

@@ -57,10 +57,10 @@ class GivenModels(Models):
 
 
 def run_config(**build):
-    if build.get("method") != "outcome":
-        build = {"branching": 3, **build}
+    if build.get("method") != "best_of_n":
+        build = {"branching": 3, "depth": 3, "step_tokens": 30, **build}
     config, issues = validate({"name": "x", "policy": SERVER, "judge": {**SERVER, "method": "json"},
-                               "build": {"depth": 3, "step_tokens": 30, **build}})
+                               "build": build})
     assert config is not None, issues
     return config
 
@@ -94,7 +94,7 @@ PLAIN = {"memory": {"enabled": False}, "critique": {"enabled": False}}
     ({"search": {"algorithm": "greedy"}, "memory": {"chunk_words": 30}, "critique": {"enabled": False}},
      {"policy", "judge", "facts", "check"}),
     ({"search": {"algorithm": "greedy"}, "boundary": "sections", **PLAIN}, {"policy", "plan"}),
-    ({"method": "outcome", "outcome": {"samples": 5}}, {"policy", "judge"}),
+    ({"method": "best_of_n", "answers": {"samples": 5}}, {"policy", "judge"}),
     ({"method": "longdpo_released"}, {"policy", "judge"}),
 ])
 def test_no_build_asks_for_more_than_was_foretold(settings, exact, tmp_path):
@@ -131,10 +131,10 @@ def test_tokens_and_prices_are_those_of_the_model_that_is_asked():
 
 
 def test_expected_grades_of_a_server_take_a_call_for_each_principle():
-    served, _ = validate({"name": "x", "policy": SERVER, "build": {"method": "outcome"}})
-    local, _ = validate({"name": "x", "build": {"method": "outcome"}})
+    served, _ = validate({"name": "x", "policy": SERVER, "build": {"method": "best_of_n"}})
+    local, _ = validate({"name": "x", "build": {"method": "best_of_n"}})
     there, here = (workload(config, 1, 0, 50).build["grades"] for config in (served, local))
-    assert (there.calls, here.calls, there.written) == (16 * 7, 16, 0) and there.read == 7 * here.read
+    assert (there.calls, here.calls, there.written) == (4 * 7, 4, 0) and there.read == 7 * here.read
 
 
 def test_check_prints_calls_prices_and_budget(tmp_path):

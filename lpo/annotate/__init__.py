@@ -1,0 +1,1 @@
+"""A local web page on which people correct answers segment by segment."""

@@ -1,0 +1,1 @@
+"""Cutting whole answers into segments, losslessly, and aligning two versions of one."""
