@@ -16,7 +16,7 @@ from lpo.prompts import load_prompts
 from lpo.records import PreferencePair, Reason, RejectedRow, SearchTree, Usage
 from lpo.report.data import Build, Manifest, Sample, Scores
 from lpo.run.build_counts import BuildCounts
-from lpo.run.building import BuildSummary
+from lpo.run.build_summary import BuildSummary
 from lpo.run.directory import Stage
 from lpo.run.training import TrainSummary
 from lpo.trainers.columns import read_pair

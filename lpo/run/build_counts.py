@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lpo.errors import UnsoundError
-from lpo.records import Judgement, PreferencePair, RejectedRow, SearchNode, SearchTree
+from lpo.pair_builders.pairs import Derived
+from lpo.records import Judgement, RejectedRow, SearchNode, SearchTree
+from lpo.words import count_words
 
 ENOUGH = 50
 """From so many judgements on, their failures are judged before the build is over."""
@@ -55,15 +57,27 @@ class BuildCounts:
     """Attempts to refine a step, by outcome."""
     critiques: int = 0
     failed_critiques: int = 0
+    segments: int = 0
+    """Segments of the answers that were corrected or could have been."""
+    changed_segments: int = 0
+    """Those that are not as they were."""
+    corrections: Counter[str] = field(default_factory=_counter)
+    """Attempts to correct a segment, by outcome."""
     pairs: int = 0
+    prefix_pairs: int = 0
+    """Those of them whose sides are beginnings or single segments of an answer, not its whole length."""
+    chosen_words: int = 0
+    rejected_words: int = 0
+    """Words on either side of all pairs."""
+    sft_rows: int = 0
+    """Rows for supervised fine-tuning."""
     pairs_by_rule: Counter[str] = field(default_factory=_counter)
     rejected: Counter[str] = field(default_factory=_counter)
     """Layers and rows that gave no pair, by reason."""
 
-    def __iadd__(self, other: BuildCounts) -> BuildCounts:
-        for name in (entry.name for entry in fields(self)):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        return self
+    def __add__(self, other: BuildCounts) -> BuildCounts:
+        names = [entry.name for entry in fields(self)]
+        return BuildCounts(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; reasons in the order of their names."""
@@ -77,7 +91,12 @@ def count_tree(tree: SearchTree) -> BuildCounts:
     steps = [node for node in tree.nodes if node.parent is not None]
     # Several paths may share an end, and its rollout.
     rollouts = list({path.nodes[-1]: path.rollout for path in tree.paths if path.rollout is not None}.values())
-    judgements = [owner.judgement for owner in (*steps, *rollouts) if owner.judgement is not None]
+    segments = tree.script.segments if tree.script is not None else ()
+    corrections = [correction for segment in segments for correction in segment.corrections]
+    judgements = [judgement for judgement in (
+        *(owner.judgement for owner in (*steps, *rollouts)),
+        *(judgement for correction in corrections for judgement in (correction.before, correction.after)),
+    ) if judgement is not None]
     refinements = [node.refinement for node in steps if node.refinement is not None]
     parents = {node.parent for node in steps}
     root_failures = [node.failures["plan"] for node in tree.nodes if "plan" in node.failures]
@@ -100,14 +119,27 @@ def count_tree(tree: SearchTree) -> BuildCounts:
         refinements=Counter(refinement.outcome.value for refinement in refinements),
         critiques=sum(len(refinement.critiques) for refinement in refinements),
         failed_critiques=sum(len(refinement.failed) for refinement in refinements),
+        segments=len(segments),
+        changed_segments=sum(segment.original != segment.revised for segment in segments),
+        corrections=Counter(correction.outcome.value for correction in corrections),
     )
 
 
-def count_pairs(pairs: Iterable[PreferencePair], rejected: Iterable[RejectedRow]) -> BuildCounts:
-    """What became of layers or rows."""
-    rules = Counter(str(pair.provenance.get("rule", pair.method)) for pair in pairs)
-    return BuildCounts(pairs=rules.total(), pairs_by_rule=rules,
-                       rejected=Counter(row.reason.value for row in rejected))
+def count_rows(derived: Derived) -> BuildCounts:
+    """What became of the layers of a tree."""
+    pairs = derived.pairs
+    return BuildCounts(
+        pairs=len(pairs), pairs_by_rule=Counter(str(pair.provenance.get("rule", pair.method)) for pair in pairs),
+        prefix_pairs=sum(not pair.provenance.get("full_length", True) for pair in pairs),
+        chosen_words=sum(count_words(pair.chosen) for pair in pairs),
+        rejected_words=sum(count_words(pair.rejected) for pair in pairs),
+        sft_rows=len(derived.sft),
+    ) + count_rejected(derived.rejected)
+
+
+def count_rejected(rows: Iterable[RejectedRow]) -> BuildCounts:
+    """Rows that were dropped, by reason."""
+    return BuildCounts(rejected=Counter(row.reason.value for row in rows))
 
 
 def _is_invented(judgement: Judgement) -> bool:

@@ -14,6 +14,8 @@ from lpo.run.workload import layer_depths
 
 SECONDS_BETWEEN = 0.25
 """The display is worked out anew this often, however many events there are."""
+SEARCHES = ("longdpo", "longdpo_released")
+"""Methods whose work is measured in layers; that of the others in prompts."""
 FIRST_GUESS = 0.02
 """Nothing is said of the time left before this share of the work was done."""
 
@@ -32,7 +34,7 @@ class BuildProgress:
 
     def __init__(self, config: BuildConfig, prompts: int, usage: Callable[[], Usage], spent: Callable[[], Usage],
                  update: Update, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most_layers = len(layer_depths(config))
+        self._most_layers = len(layer_depths(config)) if config.method in SEARCHES else None
         self._budget = config.budget
         self._prompts = prompts
         self._usage, self._spent = usage, spent
@@ -67,7 +69,7 @@ class BuildProgress:
 
     def _note(self, usage: Usage) -> str:
         events = self._events
-        parts = [f"{events[BuildEvent.LAYER]:,} layers",
+        parts = [*([f"{events[BuildEvent.LAYER]:,} layers"] if self._most_layers is not None else []),
                  f"{usage.calls:,} calls" + (f" + {usage.cached:,} from the journal" if usage.cached else ""),
                  f"{usage.tokens_in + usage.tokens_out:,} tokens"]
         if events[BuildEvent.VETO]:
@@ -75,6 +77,9 @@ class BuildProgress:
         attempts = events[BuildEvent.REFINED] + events[BuildEvent.NOT_REFINED]
         if attempts:
             parts.append(f"{events[BuildEvent.REFINED]:,} of {attempts:,} weak steps refined")
+        tried = events[BuildEvent.CORRECTED] + events[BuildEvent.NOT_CORRECTED]
+        if tried:
+            parts.append(f"{events[BuildEvent.CORRECTED]:,} of {tried:,} segments corrected")
         if usage.cost is not None:
             parts.append(f"cost {usage.cost:,.4f}")
         if self._budget is not None:
@@ -94,9 +99,11 @@ class BuildProgress:
         return (seconds - start) * (1 - share) / (share - share_before)
 
     def _share(self) -> float:
-        """Share of the work that is done, in layers. Trees end early, so what is to come is guessed by those that are
-        done; two that are as large as can be are imagined beside them.
+        """Share of the work that is done: of a search, in layers. Trees end early, so what is to come is guessed by
+        those that are done; two that are as large as can be are imagined beside them.
         """
+        if self._most_layers is None:
+            return self.trees / self._prompts
         mean = (self._layers_of_trees + 2 * self._most_layers) / (self.trees + 2)
         expected = self._layers_of_trees + (self._prompts - self.trees) * mean
         done = self._events[BuildEvent.LAYER]

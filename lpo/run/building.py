@@ -1,4 +1,4 @@
-"""The build stage: prompts become trees and pairs.
+"""The build stage: prompts become trees, and these pairs or rows for supervised fine-tuning.
 
 Trees are built side by side and put on disk as they finish; the files are written in the order of the prompts at the
 end. What was asked of a model is in the journal: a build that was stopped is simply run again.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lpo.config import RunConfig
@@ -20,63 +20,24 @@ from lpo.pair_builders.mixing import General
 from lpo.pair_builders.pairs import Derived
 from lpo.pair_builders.plan import given_plan
 from lpo.prompts import PromptSet
-from lpo.records import Prompt, RejectedRow, SearchTree, Usage
+from lpo.records import PreferencePair, Prompt, RejectedRow, SearchTree
 from lpo.reward import RankStability, rank_stability
-from lpo.run.build_counts import ENOUGH, BuildCounts, check_failures, count_pairs, count_tree, listed
-from lpo.run.build_mixing import Mixed, mixed_in, usable_general
+from lpo.run.build_counts import ENOUGH, BuildCounts, check_failures, count_rejected, count_rows, count_tree, listed
+from lpo.run.build_mixing import mixed_in, usable_general
 from lpo.run.build_models import BuildStageModels, open_models
 from lpo.run.build_progress import BuildProgress
 from lpo.run.build_spool import Spool
 from lpo.run.build_stability import Rankings, rankings_of
+from lpo.run.build_summary import BuildSummary, summary_lines
 from lpo.run.directory import RunDirectory
 from lpo.run.models import Models
 from lpo.run.progress import Reporter
 from lpo.storage import json_line, open_atomic, write_json
 
-TREES, PAIRS, REJECTED = range(3)
+TREES, PAIRS, REJECTED, SFT = range(4)
 """The blocks that a prompt has in the spool."""
 
 log = logging.getLogger("lpo.run.building")
-
-
-@dataclass(frozen=True)
-class BuildSummary:
-    """A finished build, as stored in build.json.
-
-    Args:
-        prompts: Prompts that were built from.
-        counts: What happened, rejected prompts and what was mixed in counted.
-        usage: What model calls of this start took.
-        usage_by_purpose: The same, by what was asked.
-        spent: What all starts of the run paid for.
-        stability: Whether the judge's ranking survives another wording; None when it was not looked at.
-        mixed: General preference data; None when nothing is mixed in.
-        cleaned_characters: Characters of the prompts that were replaced or dropped.
-    """
-
-    prompts: int
-    counts: BuildCounts
-    usage: Usage
-    usage_by_purpose: dict[str, Usage]
-    spent: Usage
-    stability: RankStability | None
-    mixed: Mixed | None
-    cleaned_characters: int
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        counts = self.counts.to_json()
-        return {
-            "prompts": self.prompts, **counts,
-            "judgements": {"scored": self.counts.scored, "unscored": self.counts.unscored.total(),
-                           "reasons": counts["unscored"]},
-            "usage": self.usage.to_json(),
-            "usage_by_purpose": {purpose: usage.to_json() for purpose, usage in self.usage_by_purpose.items()},
-            "spent": self.spent.to_json(),
-            "stability": self.stability.__dict__ if self.stability is not None else None,
-            "mixed": self.mixed.to_json() if self.mixed is not None else None,
-            "cleaned_characters": self.cleaned_characters,
-        }
 
 
 async def build(config: RunConfig, prompts: PromptSet, directory: RunDirectory, models: Models,
@@ -91,27 +52,43 @@ async def build(config: RunConfig, prompts: PromptSet, directory: RunDirectory, 
     _check_plans(config, prompts.build)
     general = usable_general(config, prompts.held_out)
     stage_models = open_models(config, models)
-    with Spool(directory.path, len(prompts.build), kinds=3) as spool:
+    with Spool(directory.path, len(prompts.build), kinds=4) as spool:
         work = _Work(config, stage_models, spool)
         await work.build_all(prompts.build, models, reporter)
         check_failures(work.counts, config.build.max_unscored)
         counts = work.counts
-        counts += count_pairs((), (*prompts.rejected, *general.rejected))
+        counts += count_rejected((*prompts.rejected, *general.rejected))
         mixed = mixed_in(config, general, counts.pairs)
         summary = BuildSummary(
             prompts=len(prompts.build), counts=counts, usage=models.usage(),
             usage_by_purpose=models.usage_by_purpose(), spent=models.spent(), stability=work.stability(),
             mixed=mixed.counts if mixed is not None else None, cleaned_characters=prompts.cleaned,
+            method=config.build.method,
         )
-        _write(directory, spool, prompts.rejected, general, mixed.pairs if mixed is not None else ())
+        _write_shared(directory, spool, prompts.rejected, general)
+        if config.build.gives_pairs:
+            _write_rows(directory / "pairs.jsonl", spool.blocks(PAIRS), mixed.pairs if mixed is not None else ())
+        else:
+            _write_rows(directory / "sft.jsonl", spool.blocks(SFT))
     write_json(directory / "build.json", summary.to_json())
     for line in summary_lines(summary):
         reporter.say(line)
-    if not counts.pairs:
-        raise NothingLeftError(f"no pair was built: {listed(counts.rejected) or 'nothing came in'}",
-                               mend="rejected_rows.jsonl says why for each row; lower build.pairs.min_margin or raise "
-                                    "build.branching")
+    _check_something_is_left(config, counts)
     return summary
+
+
+def _check_something_is_left(config: RunConfig, counts: BuildCounts) -> None:
+    if counts.pairs or counts.sft_rows:
+        return
+    build = config.build
+    loosen = {
+        "best_of_n": "lower build.pairs.min_margin or raise build.answers.samples",
+        "iterdpo": "look at the critiques in trees.jsonl, and use a stronger judge or corrector",
+        "agent_write": "look at the plans in trees.jsonl; loosen build.agent_write.tolerance or min_length_score",
+    }.get(build.method, "lower build.pairs.min_margin or raise build.branching")
+    raise NothingLeftError(f"no {'pair' if build.gives_pairs else 'row'} was built: "
+                           f"{listed(counts.rejected) or 'nothing came in'}",
+                           mend=f"rejected_rows.jsonl says why for each row; {loosen}")
 
 
 def _check_plans(config: RunConfig, prompts: Sequence[Prompt]) -> None:
@@ -120,9 +97,11 @@ def _check_plans(config: RunConfig, prompts: Sequence[Prompt]) -> None:
     Raises:
         DataError: One of them cannot be used.
     """
-    if config.build.method == "longdpo" and config.build.boundary == "sections":
+    build = config.build
+    if build.writes_plans:
         for prompt in prompts:
-            given_plan(prompt, max_sections=config.build.depth)
+            given_plan(prompt, max_sections=build.agent_write.max_sections if build.method == "agent_write"
+                       else build.depth)
 
 
 class _Work:
@@ -184,8 +163,9 @@ class _Work:
 
     def _finish(self, index: int, derived: Derived) -> None:
         self.counts += count_tree(derived.tree)
-        self.counts += count_pairs(derived.pairs, derived.rejected)
-        self._spool.put(index, (_lines([derived.tree]), _lines(derived.pairs), _lines(derived.rejected)))
+        self.counts += count_rows(derived)
+        self._spool.put(index, (_lines([derived.tree]), _lines(derived.pairs), _lines(derived.rejected),
+                                _lines(derived.sft)))
         _log_failures(derived.tree)
 
 
@@ -202,54 +182,19 @@ def _log_failures(tree: SearchTree) -> None:
             log.info("%s/%s: %s failed: %s", tree.id, node.id, kind, why)
 
 
-def _write(directory: RunDirectory, spool: Spool, rejected_prompts: Iterable[RejectedRow], general: General,
-           mixed: Iterable[Any]) -> None:
-    """The files of the stage, in the order of the prompts."""
+def _write_shared(directory: RunDirectory, spool: Spool, rejected_prompts: Iterable[RejectedRow],
+                  general: General) -> None:
+    """The files that every method writes, in the order of the prompts."""
     with open_atomic(directory / "trees.jsonl") as handle:
         handle.writelines(spool.blocks(TREES))
     with open_atomic(directory / "rejected_rows.jsonl") as handle:
         handle.write(_lines(rejected_prompts))
         handle.writelines(spool.blocks(REJECTED))
         handle.write(_lines(general.rejected))
-    with open_atomic(directory / "pairs.jsonl") as handle:
-        handle.writelines(spool.blocks(PAIRS))
-        handle.writelines(_lines([pair]) for pair in mixed)
 
 
-def summary_lines(summary: BuildSummary) -> list[str]:
-    """What a person is told of a finished build."""
-    counts, usage = summary.counts, summary.usage
-    judged = counts.scored + counts.unscored.total()
-    lines = [
-        f"built {counts.pairs} pairs from {summary.prompts} prompts: {counts.paths} paths, {counts.layers} layers, "
-        f"{counts.candidates} candidates" + (f" (set aside: {listed(counts.set_aside)})" if counts.set_aside else ""),
-        f"rejected: {listed(counts.rejected) or 'none'}; unscored judgements: {counts.unscored.total()} of {judged}"
-        + (f" ({listed(counts.unscored)})" if counts.unscored else "")
-        + (f"; grades invented by the released method: {counts.invented}" if counts.invented else ""),
-    ]
-    if counts.facts or counts.failed_extractions:
-        failed = [f"{reasons.total()} {what} ({listed(reasons)})" for what, reasons in (
-            ("extractions", counts.failed_extractions), ("checks", counts.failed_checks)) if reasons]
-        lines.append(f"memory: {counts.facts} facts of {counts.continued} steps, {counts.vetoed} of {counts.checked} "
-                     f"candidates vetoed" + (f"; failed: {', '.join(failed)}" if failed else ""))
-        if counts.checked and "check" not in summary.usage_by_purpose:
-            lines.append("memory: no fact was near enough to a candidate to be checked; with retrieval: embeddings "
-                         "lower build.memory.similarity or build.memory.chunk_words")
-    if counts.refinements:
-        lines.append(f"weak steps: {counts.refinements.total()}, {listed(counts.refinements)}")
-    stability = summary.stability
-    if stability is not None and stability.kendall_tau is not None:
-        lines.append(f"the judge's ranking under a reworded rubric: Kendall's tau {stability.kendall_tau:.2f}, the "
-                     f"same best candidate in {stability.same_best:.0%} of {stability.layers} layers")
-    if summary.mixed is not None:
-        lines.append(str(summary.mixed))
-    purposes = ", ".join(f"{purpose} {used.calls + used.cached}" for purpose, used in summary.usage_by_purpose.items())
-    lines.append(f"calls: {usage.calls} made, {usage.cached} from the journal ({purposes}); {_tokens(usage)}")
-    if summary.spent.calls > usage.calls:
-        lines.append(f"all starts of this run: {summary.spent.calls} calls; {_tokens(summary.spent)}")
-    return lines
-
-
-def _tokens(usage: Usage) -> str:
-    cost = "" if usage.cost is None else f", cost {usage.cost:,.4f}"
-    return f"tokens: {usage.tokens_in} read, {usage.tokens_out} written{cost}"
+def _write_rows(path: Path, blocks: Iterable[bytes], more: Iterable[PreferencePair] = ()) -> None:
+    """What the method makes, in the order of the prompts, and what was mixed in."""
+    with open_atomic(path) as handle:
+        handle.writelines(blocks)
+        handle.writelines(_lines([pair]) for pair in more)

@@ -45,8 +45,8 @@ class Stage(StrEnum):
         no output: it is never paid twice.
         """
         return {
-            Stage.BUILD: ("trees.jsonl", "pairs.jsonl", "rejected_rows.jsonl", "build.json", "pairs.*.jsonl",
-                          "rejected_rows.*.jsonl"),
+            Stage.BUILD: ("trees.jsonl", "pairs.jsonl", "sft.jsonl", "rejected_rows.jsonl", "build.json",
+                          "pairs.*.jsonl", "rejected_rows.*.jsonl"),
             Stage.TRAIN: ("train", "metrics.jsonl", "samples.jsonl", "train.json"),
             Stage.EVAL: ("eval", "scores.json"),
         }[self]

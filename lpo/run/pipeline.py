@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from lpo.build_config import BudgetConfig
 from lpo.config import RunConfig, TrainConfig, raise_issues, read_yaml, validate
-from lpo.errors import DataError
+from lpo.errors import ConfigError, DataError
 from lpo.llm.journal import Journal
 from lpo.prompts import PromptSet, load_prompts, overlap
 from lpo.records import Usage
@@ -70,7 +70,7 @@ def run(config: RunConfig, stages: Sequence[Stage], reporter: Reporter, *, redo:
         LpoError: With the exit code that fits.
     """
     if Stage.TRAIN in stages:
-        _ = config.trained_model  # wrong settings are told before anything is paid for
+        check_trainable(config)  # wrong settings are told before anything is paid for
     prompts = load_prompts(config.prompts)
     check_prompts(prompts)
     directory = RunDirectory(config.run_dir)
@@ -82,6 +82,18 @@ def run(config: RunConfig, stages: Sequence[Stage], reporter: Reporter, *, redo:
             _do(stage, config, prompts, directory, reporter)
         write_report(directory, reporter)
     return directory
+
+
+def check_trainable(config: RunConfig) -> None:
+    """Refuse to train where that cannot be.
+
+    Raises:
+        ConfigError: The method makes no pairs, or the policy's weights are not named.
+    """
+    if not config.build.gives_pairs:
+        raise ConfigError(f"method {config.build.method!r} makes rows for supervised fine-tuning, no pairs to train on",
+                          where="build.method", mend="use `lpo build`, and TRL's SFTTrainer on the run's sft.jsonl")
+    _ = config.trained_model
 
 
 def prompts_hash(prompts: PromptSet) -> str:
@@ -139,7 +151,8 @@ def _do(stage: Stage, config: RunConfig, prompts: PromptSet, directory: RunDirec
 
 
 def _build(config: RunConfig, prompts: PromptSet, directory: RunDirectory, reporter: Reporter) -> Usage:
-    from lpo.run.building import BuildSummary, build
+    from lpo.run.build_summary import BuildSummary
+    from lpo.run.building import build
 
     def work(models: Models) -> Coroutine[Any, Any, BuildSummary]:
         return build(config, prompts, directory, models, reporter)

@@ -10,6 +10,7 @@ from lpo.build_config import BudgetConfig, BuildConfig
 from lpo.config import validate
 from lpo.errors import ConfigError, UnsoundError
 from lpo.pair_builders import BuildEvent
+from lpo.pair_builders.pairs import Derived
 from lpo.prompts import PromptSet
 from lpo.records import (
     Fact,
@@ -29,7 +30,7 @@ from lpo.records import (
     Veto,
     fingerprint,
 )
-from lpo.run.build_counts import BuildCounts, check_failures, count_pairs, count_tree, listed
+from lpo.run.build_counts import BuildCounts, check_failures, count_rows, count_tree, listed
 from lpo.run.build_mixing import mixed_in, usable_general
 from lpo.run.build_models import asks_judge, check_released_judge
 from lpo.run.build_progress import BuildProgress, budget_share
@@ -100,8 +101,11 @@ def test_counts_add_up_in_any_order():
     assert sums[0] == sums[1] and sums[0].to_json() == sums[1].to_json()
     assert sums[0].trees == len(trees) and sums[0].set_aside["empty"] == len(trees) - 4
     rows = [RejectedRow(stage="build", id="a", reason=Reason.TIE)] * 2
-    assert count_pairs([PreferencePair(id="p", group="p", prompt="a", chosen="b", rejected="c")], rows) == \
-        BuildCounts(pairs=1, pairs_by_rule=Counter(given=1), rejected=Counter(tie=2))
+    pairs = (PreferencePair(id="p", group="p", prompt="a", chosen="b b", rejected="c"),
+             PreferencePair(id="q", group="p", prompt="a", chosen="b", rejected="c", provenance={"full_length": False}))
+    assert count_rows(Derived(TREE, pairs, tuple(rows))) == BuildCounts(
+        pairs=2, prefix_pairs=1, chosen_words=3, rejected_words=2, pairs_by_rule=Counter(given=2),
+        rejected=Counter(tie=2))
     assert listed(Counter(b=1, a=1, c=5)) == "c: 5, a: 1, b: 1"
 
 
