@@ -242,6 +242,11 @@ class BuildConfig(SectionOfKinds):
         return self.method == "agent_write" or (self.method == "longdpo" and self.boundary == "sections")
 
     @property
+    def scores(self) -> bool:
+        """Is anything scored?"""
+        return self.method != "agent_write"
+
+    @property
     def gives_pairs(self) -> bool:
         """Does the method make preference pairs, and not rows for supervised fine-tuning?"""
         return self.method != "agent_write"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from lpo.config_base import Section, SectionOfKinds
+from lpo.config_base import SamplingConfig, Section, SectionOfKinds
 
 
 class RewardConfig(Section):
@@ -55,6 +55,8 @@ class LongRewardConfig(SectionOfKinds):
     no score at all."""
     max_tokens: int = Field(default=1024, gt=0)
     """Room for a reply; statements and notes get twice as much."""
+    sampling: SamplingConfig = SamplingConfig(temperature=0.01)
+    """How replies are drawn; a second try has a temperature of at least 0.95."""
 
     @property
     def kind(self) -> str:

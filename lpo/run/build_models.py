@@ -10,7 +10,14 @@ from lpo.errors import ConfigError
 from lpo.llm.asking import Dialect
 from lpo.llm.base import LLM
 from lpo.pair_builders import BuilderModels
-from lpo.reward import JsonJudge, ReleasedJudge, Scorer, create_judge, create_scorer
+from lpo.reward import (
+    JsonJudge,
+    LengthScorer,
+    ReleasedJudge,
+    Scorer,
+    create_judge,
+    create_scorer,
+)
 from lpo.run.models import Models, judge_config
 from lpo.templates import load_templates
 
@@ -41,14 +48,14 @@ def open_models(config: RunConfig, models: Models) -> BuildStageModels:
         BackendError: A model cannot be used.
     """
     check_released_judge(config)
+    build, judging = config.build, judge_config(config)
     policy = models.get(config.policy)
-    judging = judge_config(config)
     # A model that nobody asks is not loaded; the policy stands in its place.
-    judge_llm: LLM = models.get(judging) if asks_judge(config.build) else policy
-    judge = _judge(judging, judge_llm, config.build) if config.build.reward.judge else None
+    judge_llm: LLM = models.get(judging) if asks_judge(build) else policy
+    judge = _judge(judging, judge_llm, build) if build.scores and build.reward.judge else None
     return BuildStageModels(
         builder=BuilderModels(
-            policy=policy, sampling=config.policy.sampling, scorer=create_scorer(config.build.reward, judge),
+            policy=policy, sampling=config.policy.sampling, scorer=_scorer(config, judge, judge_llm),
             judge=judge_llm, critic=_critic(config, models, policy, judge_llm), dialect=DIALECTS[judging.method],
             templates=load_templates(judging.templates),
         ),
@@ -57,13 +64,16 @@ def open_models(config: RunConfig, models: Models) -> BuildStageModels:
 
 
 def asks_judge(build: BuildConfig) -> bool:
-    """Is the judge's model asked for anything: grades, facts, critiques or a plan?"""
-    if build.reward.judge:
+    """Is the judge's model asked for anything: grades, facts, critiques, corrections or a plan?"""
+    if build.scores and (build.reward.judge or build.reward.longreward):
         return True
+    if build.writes_plans and build.plan.by == "judge":
+        return True
+    if build.method == "iterdpo":
+        return build.correction.by == "judge"
     if build.method != "longdpo":
         return False
-    return (build.memory.enabled or (build.critique.enabled and build.critique.by == "judge")
-            or (build.boundary == "sections" and build.plan.by == "judge"))
+    return build.memory.enabled or (build.critique.enabled and build.critique.by == "judge")
 
 
 def check_released_judge(config: RunConfig) -> None:
@@ -84,7 +94,28 @@ def _judge(config: JudgeConfig, llm: LLM, build: BuildConfig) -> Scorer:
     return ReleasedJudge(judge) if build.method == "longdpo_released" and isinstance(judge, JsonJudge) else judge
 
 
+def _scorer(config: RunConfig, judge: Scorer | None, judge_llm: LLM) -> Scorer:
+    """What ranks candidates. Where nothing is ranked it is never asked."""
+    build, judging = config.build, judge_config(config)
+    if not build.scores:
+        return LengthScorer()
+    more: dict[str, Scorer] = {}
+    if build.reward.longreward:
+        from lpo.reward import LongReward, LongRewardScorer
+
+        more["longreward"] = LongRewardScorer(LongReward(
+            judge_llm, dialect=DIALECTS[judging.method], config=build.longreward,
+            templates=load_templates(judging.templates), sampling=build.longreward.sampling))
+    if build.reward.reward_model and build.reward_model is not None:
+        from lpo.reward.reward_model import RewardModelScorer
+
+        more["reward_model"] = RewardModelScorer.load(build.reward_model)
+    return create_scorer(build.reward, judge, **more)
+
+
 def _critic(config: RunConfig, models: Models, policy: LLM, judge: LLM) -> LLM:
     if config.critic is not None:
         return models.get(config.critic)
-    return policy if config.build.critique.by == "policy" else judge
+    build = config.build
+    by = build.correction.by if build.method == "iterdpo" else build.critique.by
+    return policy if by == "policy" else judge
