@@ -10,12 +10,10 @@ from lpo.build_config import BudgetConfig, BuildConfig
 from lpo.pair_builders import BuildEvent
 from lpo.records import SearchTree, Usage
 from lpo.run.progress import Update
-from lpo.run.workload import layer_depths
+from lpo.run.workload import SEARCHES, layer_depths
 
 SECONDS_BETWEEN = 0.25
 """The display is worked out anew this often, however many events there are."""
-SEARCHES = ("longdpo", "longdpo_released")
-"""Methods whose work is measured in layers; that of the others in prompts."""
 FIRST_GUESS = 0.02
 """Nothing is said of the time left before this share of the work was done."""
 

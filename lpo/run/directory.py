@@ -46,7 +46,7 @@ class Stage(StrEnum):
         """
         return {
             Stage.BUILD: ("trees.jsonl", "pairs.jsonl", "sft.jsonl", "rejected_rows.jsonl", "build.json",
-                          "pairs.*.jsonl", "rejected_rows.*.jsonl"),
+                          "scored.jsonl", "score.json", "pairs.*.jsonl", "rejected_rows.*.jsonl"),
             Stage.TRAIN: ("train", "metrics.jsonl", "samples.jsonl", "train.json"),
             Stage.EVAL: ("eval", "scores.json"),
         }[self]

@@ -15,8 +15,9 @@ from lpo.prompts import load_prompts
 from lpo.records import Prompt
 from lpo.run.build_mixing import usable_general
 from lpo.run.build_models import check_released_judge
+from lpo.run.loads import Load, Role
 from lpo.run.pipeline import check_prompts
-from lpo.run.workload import Load, Role, Workload, cost, model_of, total, workload
+from lpo.run.workload import SEARCHES, Workload, cost, model_of, total, workload
 
 if TYPE_CHECKING:
     import torch
@@ -168,7 +169,10 @@ def memory_gb(config: RunConfig, shape: Shape) -> float:
     A deliberately simple upper estimate of the larger of generation and training, plus 1.5 GB for the libraries.
     """
     weights = 4 * shape.parameters
-    context = config.build.depth * config.build.step_tokens + (config.build.search.rollout_tokens or 0) + 256
+    build = config.build
+    context = build.answers.max_tokens + 256
+    if build.method in SEARCHES:
+        context = build.depth * build.step_tokens + (build.search.rollout_tokens or 0) + 256
     longest = max(context, config.eval.max_tokens + 256)
     generating = weights + config.policy.batch_size * longest * shape.kv_bytes
     trainable = shape.parameters if config.train.peft is None else 0.02 * shape.parameters

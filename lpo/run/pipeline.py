@@ -9,7 +9,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +28,9 @@ from lpo.run.models import Models
 from lpo.run.progress import Reporter
 
 Result = TypeVar("Result")
+Work = Callable[[RunConfig, PromptSet, RunDirectory, Reporter], Usage | None]
+"""What a stage does; and what its calls took, where it makes any."""
+
 log = logging.getLogger("lpo.run")
 
 
@@ -73,13 +76,23 @@ def run(config: RunConfig, stages: Sequence[Stage], reporter: Reporter, *, redo:
         check_trainable(config)  # wrong settings are told before anything is paid for
     prompts = load_prompts(config.prompts)
     check_prompts(prompts)
+    return run_over(prompts, config, {stage: _WORK[stage] for stage in stages}, reporter, redo=redo)
+
+
+def run_over(prompts: PromptSet, config: RunConfig, work: Mapping[Stage, Work], reporter: Reporter, *,
+             redo: Stage | None = None) -> RunDirectory:
+    """As `run`, over prompts that were read already: the work of each stage that is not complete.
+
+    Raises:
+        LpoError: With the exit code that fits.
+    """
     directory = RunDirectory(config.run_dir)
     with directory.locked(), log_to(directory / "log.jsonl", config):
         directory.adopt(config, prompts_hash(prompts), redo)
         directory.update_manifest(**environment.describe())
         _say_prompts(prompts, reporter)
-        for stage in stages:
-            _do(stage, config, prompts, directory, reporter)
+        for stage, do in work.items():
+            _do(stage, do, config, prompts, directory, reporter)
         write_report(directory, reporter)
     return directory
 
@@ -133,7 +146,8 @@ def write_report(directory: RunDirectory, reporter: Reporter) -> Path:
     return page
 
 
-def _do(stage: Stage, config: RunConfig, prompts: PromptSet, directory: RunDirectory, reporter: Reporter) -> None:
+def _do(stage: Stage, work: Work, config: RunConfig, prompts: PromptSet, directory: RunDirectory,
+        reporter: Reporter) -> None:
     if directory.is_complete(stage):
         reporter.say(f"{stage}: already complete")
         return
@@ -142,7 +156,7 @@ def _do(stage: Stage, config: RunConfig, prompts: PromptSet, directory: RunDirec
     directory.mark(stage, status="started", identity=identity, attempts=attempts)
     log.info("%s started", stage)
     start = time.monotonic()
-    usage = _WORK[stage](config, prompts, directory, reporter)
+    usage = work(config, prompts, directory, reporter)
     directory.mark(stage, status="complete", identity=identity, attempts=attempts,
                    finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"), seconds=round(time.monotonic() - start, 1),
                    peak_memory_mb=environment.peak_memory_mb(), usage=usage.to_json() if usage else None)
@@ -178,9 +192,7 @@ def _evaluate(config: RunConfig, prompts: PromptSet, directory: RunDirectory, re
     return with_models(directory, reporter, work, config.build.budget)
 
 
-_WORK: dict[Stage, Callable[[RunConfig, PromptSet, RunDirectory, Reporter], Usage | None]] = {
-    Stage.BUILD: _build, Stage.TRAIN: _train, Stage.EVAL: _evaluate,
-}
+_WORK: dict[Stage, Work] = {Stage.BUILD: _build, Stage.TRAIN: _train, Stage.EVAL: _evaluate}
 
 
 def with_models(

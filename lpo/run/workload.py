@@ -4,49 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 from lpo.build_config import BuildConfig
 from lpo.config import ModelConfig, RunConfig
 from lpo.pair_builders.critique import LINE_TOKENS
 from lpo.pair_builders.memory import WORDS_BEFORE
 from lpo.reward import Principle
+from lpo.run.answer_loads import answer_loads, longreward_loads, trained_tokens
+from lpo.run.loads import INSTRUCTIONS, Load, Role
 from lpo.run.models import judge_config
 
-INSTRUCTIONS = 400
-"""Rough tokens of our own instructions around the texts that a judge, an extractor or a critic reads."""
-
-
-class Role(StrEnum):
-    """Whose calls they are."""
-
-    POLICY = "policy"
-    JUDGE = "judge"
-    CRITIC = "critic"
-    MEASURED = "measured"
-    """Base and trained model in the evaluation."""
-
-
-@dataclass(frozen=True)
-class Load:
-    """Calls of one kind.
-
-    Args:
-        role: Who answers them.
-        calls: How many.
-        read: Tokens read by all of them, every call counted with its whole context.
-        each: Tokens that one of them writes, at most.
-    """
-
-    role: Role
-    calls: int
-    read: int
-    each: int
-
-    @property
-    def written(self) -> int:
-        """Tokens written by all of them."""
-        return self.calls * self.each
+SEARCHES = ("longdpo", "longdpo_released")
+"""Methods that search a tree of steps; the others work on whole answers."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +59,7 @@ def model_of(config: RunConfig, role: Role) -> ModelConfig:
         return judge_config(config)
     if role is Role.MEASURED:
         return config.trained_model
-    if role is Role.POLICY or config.build.critique.by == "policy":
+    if role is Role.POLICY or (config.critic is None and config.build.critique.by == "policy"):
         return config.policy
     return config.critic or judge_config(config)
 
@@ -125,46 +94,58 @@ def workload(config: RunConfig, build_prompts: int, eval_prompts: int, prompt_to
         evaluation["answers"] = Load(Role.MEASURED, answers, answers * prompt_tokens, config.eval.max_tokens)
     if answers and config.eval.judge:
         evaluation["grades"] = _grades(config, [prompt_tokens + config.eval.max_tokens] * answers)
-    depths = layer_depths(build)
-    per_layer = build.pairs.per_layer or 1
-    pairs = per_layer * len(depths)
-    step = _step_tokens(config)
-    rows = prompt_tokens + 2 * pairs * step  # each distinct token once
-    if train.args.get("packing", "tree") == "rows":
-        rows = 2 * per_layer * sum(prompt_tokens + depth * step for depth in depths)
+    rows = _tree_rows(config, prompt_tokens) if build.method in SEARCHES else trained_tokens(config, prompt_tokens)
     epochs = float(train.args.get("num_train_epochs", 3))
     return Workload(loads, evaluation, round(build_prompts * rows * epochs))
+
+
+def _tree_rows(config: RunConfig, prompt_tokens: int) -> int:
+    """Tokens of the training rows of one tree: each distinct one once, or row by row."""
+    build = config.build
+    depths, per_layer = layer_depths(build), build.pairs.per_layer or build.branching // 2
+    if config.train.args.get("packing", "tree") == "rows":
+        return 2 * per_layer * sum(prompt_tokens + depth * build.step_tokens for depth in depths)
+    return prompt_tokens + 2 * per_layer * len(depths) * build.step_tokens
 
 
 def layer_depths(build: BuildConfig) -> list[int]:
     """Depths of a tree's layers, 1 for the first, when every path leaves the others right after the first step: as many
     as there can be.
     """
-    if build.method not in ("longdpo", "longdpo_released"):
+    if build.method not in SEARCHES:
         return [1]
     paths = build.search.paths if build.method == "longdpo" else 1
     return [1, *(depth for depth in range(2, build.depth + 1) for _ in range(paths))]
 
 
-def _step_tokens(config: RunConfig) -> int:
-    build = config.build
-    return build.answers.max_tokens if build.method == "best_of_n" else build.step_tokens
-
-
 def _tree(config: RunConfig, prompt_tokens: int) -> dict[str, Load]:
     """The calls of one tree."""
     build = config.build
-    step = _step_tokens(config)
-    width = build.answers.samples if build.method == "best_of_n" else build.branching
-    prefixes = [prompt_tokens + (depth - 1) * step for depth in layer_depths(build) for _ in range(width)]
+    if build.method not in SEARCHES:
+        loads, judged = answer_loads(config, prompt_tokens)
+        first = [prompt_tokens + build.answers.max_tokens] * build.answers.samples
+        return loads | _scoring(config, judged, first if judged else [], prompt_tokens)
+    step = build.step_tokens
+    prefixes = [prompt_tokens + (depth - 1) * step for depth in layer_depths(build) for _ in range(build.branching)]
     loads = {"candidates": Load(Role.POLICY, len(prefixes), sum(prefixes), step)}
     judged = [prefix + step for prefix in prefixes]
     if build.method == "longdpo":
         loads |= _search_extras(config, prompt_tokens, judged)
+    return loads | _scoring(config, judged, [prompt_tokens + step] * build.branching, prompt_tokens)
+
+
+def _scoring(config: RunConfig, judged: list[int], first: list[int], prompt_tokens: int) -> dict[str, Load]:
+    """The calls that score texts of so many tokens; those of the first layer are graded under another wording too."""
+    build = config.build
+    if not build.scores:
+        return {}
+    loads: dict[str, Load] = {}
     if build.reward.judge:
         loads["grades"] = _grades(config, judged)
         if build.stability_check:
-            loads["grades under another wording"] = _grades(config, [prompt_tokens + step] * width)
+            loads["grades under another wording"] = _grades(config, first)
+    if build.reward.longreward:
+        loads |= longreward_loads(config, judged, prompt_tokens)
     return loads
 
 

@@ -16,14 +16,15 @@ from lpo.records import Prompt
 from lpo.reward import Principle
 from lpo.run.building import build
 from lpo.run.directory import RunDirectory
+from lpo.run.loads import Load, Role
 from lpo.run.models import Models
 from lpo.run.progress import Reporter
-from lpo.run.workload import Load, Role, cost, total, workload
+from lpo.run.workload import cost, total, workload
 
 SERVER = {"backend": "openai", "base_url": "http://127.0.0.1:1/v1", "model": "m"}
 PROMPTS = 3
 PURPOSES = {
-    "policy": ("candidates", "rewritten steps", "rollouts"),
+    "policy": ("candidates", "answers", "rewritten steps", "rollouts"),
     "judge": ("grades", "grades under another wording"),
     "facts": ("extractions of facts",),
     "check": ("checks against facts",),
