@@ -10,7 +10,6 @@ from lpo.evaluation.answers import (
     score_text,
     select_prompts,
 )
-from lpo.evaluation.intervals import Interval, bootstrap_mean, paired_difference
 from lpo.evaluation.preferences import (
     PreferenceRow,
     SideLogprobs,
@@ -19,6 +18,7 @@ from lpo.evaluation.preferences import (
     preference_rows,
 )
 from lpo.evaluation.scores import JudgeNote, Metric, OverlapNote, Scores, bucket, summarise
+from lpo.intervals import Interval, bootstrap_mean, paired_difference
 
 __all__ = [
     "Answer",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from lpo.errors import RequestRejectedError
 from lpo.evaluation.answers import AT_ONCE
-from lpo.evaluation.intervals import Interval, bootstrap_mean
+from lpo.intervals import Interval, bootstrap_mean
 from lpo.llm.base import LLM, Context, ScoreRequest
 from lpo.llm.side_by_side import side_by_side
 from lpo.records import PreferencePair, Reason, Record

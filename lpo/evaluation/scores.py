@@ -8,8 +8,8 @@ from enum import StrEnum
 from typing import Any
 
 from lpo.evaluation.answers import Answer
-from lpo.evaluation.intervals import Interval, bootstrap_mean, paired_difference
 from lpo.evaluation.preferences import PreferenceRow, preference_accuracy
+from lpo.intervals import Interval, bootstrap_mean, paired_difference
 from lpo.llm.base import Finish
 
 BUCKETS = {"[0, 500)": (0, 500), "[500, 2k)": (500, 2000), "[2k, 4k)": (2000, 4000), "[4k, 20k]": (4000, 20_001)}

@@ -8,7 +8,7 @@ from scipy import stats
 
 from lpo.errors import UnsoundError
 from lpo.evaluation import Interval, bootstrap_mean, paired_difference
-from lpo.evaluation.intervals import widened_level
+from lpo.intervals import widened_level
 
 
 def efron_bca(values: np.ndarray, seed: int, resamples: int) -> tuple[float, float]:
