@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
 from lpo.build_config import PairsConfig
+from lpo.pair_builders.length_penalty import debiased
 from lpo.records import Reason, SearchNode
 
 AllVetoed = Literal["best_score", "no_pair", "stop"]
@@ -24,17 +26,21 @@ class LayerPair:
     Args:
         chosen: A scored sibling.
         rejected: Another one; scored, unless a veto is what speaks against it.
+        margin: Score of chosen minus score of rejected, debiased where length is priced; None when the rejected one has
+            no score.
         facts: What else is to be known of the pair, for its provenance.
     """
 
     chosen: SearchNode
     rejected: SearchNode
+    margin: float | None
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
 
-    @property
-    def margin(self) -> float | None:
-        """Score of chosen minus score of rejected; None when the rejected one has none."""
-        return None if self.rejected.score is None else _score(self.chosen) - self.rejected.score
+    @classmethod
+    def of(cls, chosen: SearchNode, rejected: SearchNode, facts: Mapping[str, Any] | None = None) -> LayerPair:
+        """The pair with the margin of its scores."""
+        margin = None if rejected.score is None else _score(chosen) - rejected.score
+        return cls(chosen, rejected, margin, dict(facts or {}))
 
 
 @dataclass(frozen=True)
@@ -62,10 +68,10 @@ class ChosenRule(StrEnum):
 
     def rank(self, node: SearchNode) -> tuple[float, ...]:
         """The higher the better."""
-        score = -1.0 if node.score is None else node.score
+        score = -math.inf if node.score is None else node.score  # a debiased score can be below 0
         match self:
             case ChosenRule.MOST_VISITED:
-                return node.visits, -1.0 if node.value is None else node.value, score
+                return node.visits, -math.inf if node.value is None else node.value, score
             case ChosenRule.BEST_VALUE:
                 return (score if node.value is None else node.value,)
             case ChosenRule.BEST_SCORE:
@@ -93,30 +99,36 @@ class RejectedRule(StrEnum):
 
 def choose_pairs(siblings: Sequence[SearchNode], rules: PairsConfig, all_vetoed: AllVetoed,
                  draw: Draw) -> list[LayerPair] | NoPair:
-    """The pairs of a layer, at most `per_layer`, no two the same.
+    """The pairs of a layer, at most `per_layer` where that is given, no two the same.
 
     Args:
         siblings: At least two, all different, none of them set aside or replaced by a rewritten step.
-        rules: The `build.pairs` section.
+        rules: The `build.pairs` section. With its `length_penalty` siblings are ranked and compared by debiased scores.
         all_vetoed: With `best_score`, the vetoed sibling that the search went on from can be chosen where all are
             vetoed; otherwise no vetoed sibling ever is.
         draw: The random order.
     """
-    rule = RejectedRule(rules.rejected)
-    if rule is RejectedRule.MARGIN:
-        pairs = _widest(siblings, rules.min_margin)
-    elif rule is RejectedRule.VETOED:
-        pairs = _against_vetoed(siblings, ChosenRule(rules.chosen))
-    else:
-        chosen = _chosen(siblings, ChosenRule(rules.chosen), all_vetoed)
-        if isinstance(chosen, NoPair):
-            return chosen
-        lower = _lower(chosen, siblings, rules.min_margin, vetoed_too=rule is RejectedRule.RANDOM_CONSISTENT)
-        if isinstance(lower, NoPair):
-            return lower
-        order = draw if rule is RejectedRule.RANDOM_CONSISTENT else _score
-        pairs = [_consistent_pair(chosen, rejected) for rejected in sorted(lower, key=order)]
-    return pairs if isinstance(pairs, NoPair) else pairs[:rules.per_layer]
+    compared = debiased(siblings, rules.length_penalty)
+    pairs = _chosen_pairs(compared, rules, all_vetoed, draw)
+    if isinstance(pairs, NoPair):
+        return pairs
+    taken = pairs[:rules.per_layer]
+    return taken if not rules.length_penalty else _with_raw_scores(taken, siblings)
+
+
+def too_few_scored(siblings: Sequence[SearchNode], least: int) -> NoPair | None:
+    """Refuse a layer of which fewer siblings have a score.
+
+    Args:
+        siblings: As above.
+        least: How many must.
+    """
+    scored = len(_scored(siblings))
+    if scored >= least:
+        return None
+    said = f"{scored} of {len(siblings)} candidates have a score, {least} are needed"
+    reasons = ", ".join(_why_unscored(siblings))
+    return NoPair(Reason.TOO_FEW_SCORED, f"{said}: {reasons}" if reasons else said)
 
 
 def choose_released(siblings: Sequence[SearchNode], draw: Draw) -> LayerPair | NoPair:
@@ -134,7 +146,39 @@ def choose_released(siblings: Sequence[SearchNode], draw: Draw) -> LayerPair | N
     if chosen.ends:
         return NoPair(Reason.NATURAL_END, f"{chosen.id} ends the answer; the released code takes no pair from it")
     rejected = min((node for node in scored if node is not chosen), key=draw)
-    return LayerPair(chosen, rejected, {"tie": True} if rejected.score == chosen.score else {})
+    return LayerPair.of(chosen, rejected, {"tie": True} if rejected.score == chosen.score else {})
+
+
+def _chosen_pairs(siblings: Sequence[SearchNode], rules: PairsConfig, all_vetoed: AllVetoed,
+                  draw: Draw) -> list[LayerPair] | NoPair:
+    """All pairs that the rule allows, the first ones first."""
+    rule = RejectedRule(rules.rejected)
+    if rule is RejectedRule.MARGIN:
+        pairs = _widest(siblings, rules.min_margin)
+    elif rule is RejectedRule.VETOED:
+        pairs = _against_vetoed(siblings, ChosenRule(rules.chosen))
+    else:
+        chosen = _chosen(siblings, ChosenRule(rules.chosen), all_vetoed)
+        if isinstance(chosen, NoPair):
+            return chosen
+        lower = _lower(chosen, siblings, rules.min_margin, vetoed_too=rule is RejectedRule.RANDOM_CONSISTENT)
+        if isinstance(lower, NoPair):
+            return lower
+        order = draw if rule is RejectedRule.RANDOM_CONSISTENT else _score
+        pairs = [_consistent_pair(chosen, rejected) for rejected in sorted(lower, key=order)]
+    return pairs
+
+
+def _with_raw_scores(pairs: Sequence[LayerPair], siblings: Sequence[SearchNode]) -> list[LayerPair]:
+    """The same pairs of the siblings as they were scored, with both ways in which they compare."""
+    raw = {node.id: node for node in siblings}
+    found: list[LayerPair] = []
+    for pair in pairs:
+        plain = LayerPair.of(raw[pair.chosen.id], raw[pair.rejected.id])
+        scores = {"chosen": pair.chosen.score, "rejected": pair.rejected.score}
+        facts = {**pair.facts, "raw_margin": plain.margin, "debiased_scores": scores}
+        found.append(LayerPair(plain.chosen, plain.rejected, pair.margin, facts))
+    return found
 
 
 def _chosen(siblings: Sequence[SearchNode], rule: ChosenRule, all_vetoed: AllVetoed) -> SearchNode | NoPair:
@@ -167,7 +211,7 @@ def _consistent_pair(chosen: SearchNode, rejected: SearchNode) -> LayerPair:
         facts["chosen_vetoed"] = True
     if rejected.vetoes:
         facts["rejected_vetoed"] = True
-    return LayerPair(chosen, rejected, facts)
+    return LayerPair.of(chosen, rejected, facts)
 
 
 def _against_vetoed(siblings: Sequence[SearchNode], rule: ChosenRule) -> list[LayerPair] | NoPair:
@@ -178,7 +222,7 @@ def _against_vetoed(siblings: Sequence[SearchNode], rule: ChosenRule) -> list[La
     if isinstance(chosen, NoPair):
         return chosen
     return [
-        LayerPair(chosen, node, {"veto": {"fact": node.vetoes[0].fact, "statement": node.vetoes[0].statement}})
+        LayerPair.of(chosen, node, {"veto": {"fact": node.vetoes[0].fact, "statement": node.vetoes[0].statement}})
         for node in sorted(vetoed, key=ChosenRule.BEST_SCORE.rank, reverse=True)
     ]
 
@@ -192,7 +236,7 @@ def _widest(siblings: Sequence[SearchNode], min_margin: float) -> list[LayerPair
     scored = _scored(consistent)
     if len(scored) < 2:
         return _unscored(consistent)
-    pairs = [LayerPair(one, other) for one in scored for other in scored if _score(one) > _score(other)]
+    pairs = [LayerPair.of(one, other) for one in scored for other in scored if _score(one) > _score(other)]
     pairs.sort(key=lambda pair: _score(pair.rejected) - _score(pair.chosen))
     wide = [pair for pair in pairs if _score(pair.chosen) - _score(pair.rejected) >= min_margin]
     if wide:
@@ -216,9 +260,13 @@ def _one_consistent(siblings: Sequence[SearchNode]) -> NoPair:
 
 
 def _unscored(nodes: Sequence[SearchNode]) -> NoPair:
-    reasons = {node.judgement.unscored or "" if node.judgement is not None else "not judged" for node in nodes}
     return NoPair(Reason.UNSCORED, f"{len(_scored(nodes))} of {len(nodes)} candidates have a score: "
-                  + ", ".join(sorted(reasons - {""})))
+                  + ", ".join(_why_unscored(nodes)))
+
+
+def _why_unscored(nodes: Sequence[SearchNode]) -> list[str]:
+    reasons = {node.judgement.unscored or "" if node.judgement is not None else "not judged" for node in nodes}
+    return sorted(reasons - {""})
 
 
 def _scored(nodes: Sequence[SearchNode]) -> list[SearchNode]:

@@ -16,6 +16,7 @@ from lpo.pair_builders.pair_rules import (
     NoPair,
     choose_pairs,
     choose_released,
+    too_few_scored,
 )
 from lpo.records import (
     PairScores,
@@ -27,6 +28,7 @@ from lpo.records import (
     SftRow,
     fingerprint,
 )
+from lpo.words import count_words
 
 RELEASED = "longdpo_released"
 
@@ -48,13 +50,17 @@ class Derived:
     sft: tuple[SftRow, ...] = ()
 
 
-def derive_pairs(tree: SearchTree, rules: PairsConfig, all_vetoed: AllVetoed = "best_score") -> Derived:
+def derive_pairs(tree: SearchTree, rules: PairsConfig, all_vetoed: AllVetoed = "best_score", *,
+                 min_scored: int = 0) -> Derived:
     """The pairs of a tree.
 
     A layer is the children of one node that was expanded. Several paths may cross a layer, or none after the one that
     expanded it: every layer counts, once (`layers: all`), or those along the most visited path (`best_path`). Its
     siblings continue the same prefix, so they are compared by their own scores, like for like. What the paths found
     further down decides which of them is *chosen* (visits or back-propagated value), and never the size of a margin.
+
+    With `length_penalty` siblings are ranked and compared by their debiased scores, and so is the margin of a pair; its
+    `scores` stay what the judge said, and its provenance holds `raw_margin` and `debiased_scores`.
 
     Siblings that were set aside, or replaced by a rewritten version of theirs, are on no side; the rewritten version
     stands for the original. A tie is never a pair, nor are equal texts, nor is a sibling without a score chosen.
@@ -63,6 +69,7 @@ def derive_pairs(tree: SearchTree, rules: PairsConfig, all_vetoed: AllVetoed = "
         tree: What a search saw.
         rules: The `build.pairs` section.
         all_vetoed: The search's `build.memory.all_vetoed`.
+        min_scored: A layer of which fewer siblings have a score gives no pair.
 
     Returns:
         Pairs are called `<tree>/<parent>`, further ones of a layer `<tree>/<parent>#2` and so on.
@@ -76,7 +83,9 @@ def derive_pairs(tree: SearchTree, rules: PairsConfig, all_vetoed: AllVetoed = "
         if path is not None and parent not in path:
             return NoPair(Reason.OFF_PATH, f"the most visited path ends with {path[-1]}")
         usable = _usable(siblings)
-        return usable if isinstance(usable, NoPair) else choose_pairs(usable, rules, all_vetoed, draw)
+        if isinstance(usable, NoPair):
+            return usable
+        return too_few_scored(usable, min_scored) or choose_pairs(usable, rules, all_vetoed, draw)
 
     return _derived(tree, choose, method=tree.method, rule=rules.rejected)
 
@@ -192,8 +201,9 @@ def _role(node: SearchNode, chosen: set[str], rejected: set[str]) -> str:
 
 def _pair(tree: SearchTree, pair: LayerPair, pair_id: str, prefix: str, *, method: str, rule: str) -> PreferencePair:
     chosen, rejected = pair.chosen, pair.rejected
-    provenance: dict[str, Any] = {"tree": tree.id, "chosen": chosen.id, "rejected": rejected.id,
-                                  "parent": chosen.parent, "seed": tree.seed, "rule": rule, **pair.facts}
+    words = {"chosen": count_words(chosen.text), "rejected": count_words(rejected.text)}
+    provenance: dict[str, Any] = {"tree": tree.id, "chosen": chosen.id, "rejected": rejected.id, "parent": chosen.parent,
+                                  "seed": tree.seed, "rule": rule, "words": words, **pair.facts}
     if chosen.refines is not None:
         provenance["refined"] = chosen.refines
     scores = None

@@ -6,8 +6,8 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from lpo.build_config import BuildConfig
 from lpo.config_base import SamplingConfig
 from lpo.errors import RequestRejectedError
 from lpo.llm.base import LLM, Completion, Context, Finish, Request, Sampling
@@ -28,6 +28,21 @@ def derive_seed(seed: int, *path: str | int) -> int:
         0 to 2**31 - 1, which every back end takes.
     """
     return int(fingerprint([seed, *path], 8), 16) & 0x7FFFFFFF
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """How many candidates a layer has, and how long they may be.
+
+    Args:
+        candidates: Of a layer; at least 1.
+        tokens: At most this many are sampled for one.
+        boundary: Where one that ran to its budget is cut (`build.boundary`); `tokens` leaves it as it is.
+    """
+
+    candidates: int
+    tokens: int
+    boundary: Literal["sentence", "tokens", "sections"]
 
 
 @dataclass(frozen=True)
@@ -57,15 +72,15 @@ class StepWriter:
 
     Args:
         policy: The language model.
-        config: The `build` section.
+        shape: How many at once, and how long.
         sampling: How candidates are drawn.
         templates: The wording of a request for a planned section.
     """
 
-    def __init__(self, policy: LLM, config: BuildConfig, sampling: SamplingConfig, templates: Templates) -> None:
+    def __init__(self, policy: LLM, shape: StepShape, sampling: SamplingConfig, templates: Templates) -> None:
         self._policy = policy
-        self._config = config
-        self._sampling = Sampling(max_tokens=config.step_tokens, **sampling.model_dump())
+        self._shape = shape
+        self._sampling = Sampling(max_tokens=shape.tokens, **sampling.model_dump())
         self._templates = templates
 
     async def siblings(self, place: Place, seed: int) -> list[SearchNode]:
@@ -73,7 +88,7 @@ class StepWriter:
         aside.
         """
         asked = self.prompt(place)
-        count = self._config.branching
+        count = self._shape.candidates
         nodes = await asyncio.gather(*(
             self._write(place, f"{place.parent.id}.{index}", Request(
                 context=Context(asked, place.prefix), sampling=self._sampling, index=index, siblings=count,
@@ -87,7 +102,7 @@ class StepWriter:
         """A step written anew after another prompt, with suggestions, say; as a sibling of the first one."""
         request = Request(
             context=Context(asked, place.prefix),
-            sampling=Sampling(max_tokens=self._config.step_tokens, **sampling.model_dump()),
+            sampling=Sampling(max_tokens=self._shape.tokens, **sampling.model_dump()),
             seed=derive_seed(seed, place.prompt.id, step.id, "rewrite"),
         )
         node = await self._write(place, f"{step.id}r", request)
@@ -134,7 +149,7 @@ class StepWriter:
     def _kept(self, place: Place, completion: Completion) -> str:
         text = completion.text
         if completion.finish is Finish.LENGTH:
-            boundary = "tokens" if self._config.boundary == "tokens" else "sentence"
+            boundary = "tokens" if self._shape.boundary == "tokens" else "sentence"
             text = cut_step(text, boundary=boundary, prefix=place.prefix).text
         elif place.plan and not place.is_last_section and text.strip():
             text = text.rstrip() + SECTION_BREAK

@@ -23,7 +23,7 @@ from lpo.pair_builders.pairs import live
 from lpo.pair_builders.plan import Planner, section_words
 from lpo.pair_builders.refining import Refiner
 from lpo.pair_builders.selection import Selection, Standing
-from lpo.pair_builders.steps import Place, StepWriter, required_words
+from lpo.pair_builders.steps import Place, StepShape, StepWriter, required_words
 from lpo.records import (
     PlannedSection,
     Prompt,
@@ -53,7 +53,8 @@ class TreeSearch:
         self.models = models
         self.on_event = on_event
         self.method = method
-        self.writer = StepWriter(models.policy, config, models.sampling, models.templates)
+        shape = StepShape(config.branching, config.step_tokens, config.boundary)
+        self.writer = StepWriter(models.policy, shape, models.sampling, models.templates)
         self.selection = Selection(config.search.algorithm)
         given = config.search.exploration
         self.exploration = self.selection.default_exploration if given is None else given
