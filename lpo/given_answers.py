@@ -18,21 +18,8 @@ from lpo.errors import DataError, NothingLeftError
 from lpo.records import Dialogue, Message, Prompt, Reason, RejectedRow, fingerprint
 from lpo.storage import clean_values, iter_jsonl
 
-GIVEN_ANSWERS = "given_answers"
-"""The key of a prompt's `meta` under which its answers stand."""
-
-
-@dataclass(frozen=True)
-class GivenAnswer:
-    """An answer.
-
-    Args:
-        id: The row's own, or its line.
-        text: As it was written.
-    """
-
-    id: str
-    text: str
+ANSWERS, ANSWER_IDS = "answers", "answer_ids"
+"""The keys of a prompt's `meta` under which the texts of its answers stand, and what they are called."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +28,8 @@ class AnswerFile:
     be read counts as one.
 
     Args:
-        prompts: One for each question about a document, its answers in `meta`, both in the order of the file.
+        prompts: One for each question about a document, its answers and what they are called in `meta`, all in the
+            order of the file.
         rejected: What cannot be used, each with its reason and line.
         cleaned: Characters that were replaced or dropped (lone surrogates, NUL).
     """
@@ -53,12 +41,7 @@ class AnswerFile:
     @property
     def answers(self) -> int:
         """How many answers can be scored."""
-        return sum(len(answers_of(prompt)) for prompt in self.prompts)
-
-
-def answers_of(prompt: Prompt) -> tuple[GivenAnswer, ...]:
-    """The answers that came with a prompt, in the order of the file."""
-    return tuple(GivenAnswer(**answer) for answer in prompt.meta[GIVEN_ANSWERS])
+        return sum(len(prompt.meta[ANSWERS]) for prompt in self.prompts)
 
 
 def read_answers(path: Path, contexts: Path | None = None) -> AnswerFile:
@@ -94,9 +77,9 @@ def read_answers(path: Path, contexts: Path | None = None) -> AnswerFile:
         for number, entry in enumerate(entries):
             try:
                 usable = _usable(entry, row, line, documents)
-                first = lines_of_id.setdefault(usable.answer.id, line)
+                first = lines_of_id.setdefault(usable.id, line)
                 if first != line:
-                    raise _RowError(Reason.DUPLICATE, f"the answer {usable.answer.id!r} stands in line {first}")
+                    raise _RowError(Reason.DUPLICATE, f"the answer {usable.id!r} stands in line {first}")
             except _RowError as error:
                 reject(line, error, f"#{number}" if "answers" in row else "")
                 continue
@@ -122,7 +105,8 @@ class _RowError(Exception):
 class _Row:
     """An answer with all that belongs to it."""
 
-    answer: GivenAnswer
+    id: str
+    text: str
     dialogue: Dialogue
     context: str | None
     target_words: int | None
@@ -130,7 +114,7 @@ class _Row:
     @property
     def stem(self) -> str:
         """`11` of `11-7`."""
-        return self.answer.id.rpartition("-")[0] or self.answer.id
+        return self.id.rpartition("-")[0] or self.id
 
     @property
     def key(self) -> str:
@@ -175,7 +159,7 @@ def _usable(entry: tuple[str, object], row: Mapping[str, Any], line: int, docume
     target = row.get("target_words")
     if target is not None and (isinstance(target, bool) or not isinstance(target, int) or target <= 0):
         raise _RowError(Reason.MALFORMED, f"'target_words' must be a whole number above 0, it is {target!r}")
-    return _Row(GivenAnswer(name, text), dialogue, context, target)
+    return _Row(name, text, dialogue, context, target)
 
 
 def _dialogue(row: Mapping[str, Any]) -> Dialogue:
@@ -242,14 +226,14 @@ def _prompts(groups: Iterable[list[_Row]]) -> Iterator[Prompt]:
     """One prompt for each group; it is called what all ids of the group begin with, where that is no other's name."""
     taken: set[str] = set()
     for rows in groups:
-        stems = {row.stem for row in rows} if len(rows) > 1 else {rows[0].answer.id}
+        stems = {row.stem for row in rows} if len(rows) > 1 else {rows[0].id}
         name = stems.pop() if len(stems) == 1 else ""
         if not name or name in taken:
             name = f"q-{rows[0].key[:12]}"
         taken.add(name)
         first = rows[0]
         yield Prompt(id=name, prompt=first.dialogue, context=first.context, target_words=first.target_words,
-                     meta={GIVEN_ANSWERS: [{"id": row.answer.id, "text": row.answer.text} for row in rows]})
+                     meta={ANSWERS: [row.text for row in rows], ANSWER_IDS: [row.id for row in rows]})
 
 
 def _nothing(path: Path, rejected: Sequence[RejectedRow]) -> None:

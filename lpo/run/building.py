@@ -7,15 +7,13 @@ end. What was asked of a model is in the journal: a build that was stopped is si
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lpo.build_config import BuildConfig
 from lpo.config import RunConfig
 from lpo.errors import NothingLeftError
 from lpo.llm.side_by_side import side_by_side
-from lpo.pair_builders import BuilderModels, BuildEvent, PairBuilder
 from lpo.pair_builders.create import create_builder
 from lpo.pair_builders.deriving import rows_of
 from lpo.pair_builders.mixing import General
@@ -42,20 +40,9 @@ TREES, PAIRS, REJECTED, SFT = range(4)
 log = logging.getLogger("lpo.run.building")
 
 
-CreateBuilder = Callable[[BuildConfig, BuilderModels, Callable[[BuildEvent], None]], PairBuilder]
-
-
 async def build(config: RunConfig, prompts: PromptSet, directory: RunDirectory, models: Models,
-                reporter: Reporter, create: CreateBuilder = create_builder) -> BuildSummary:
+                reporter: Reporter) -> BuildSummary:
     """Build pairs from every prompt and write trees, pairs, rejected rows and counts.
-
-    Args:
-        config: The run.
-        prompts: To build from.
-        directory: Takes the files.
-        models: Of the run.
-        reporter: Told how it goes.
-        create: Makes the builder; by default that of `build.method`.
 
     Raises:
         NothingLeftError: No pair was left; the reasons are listed.
@@ -66,7 +53,7 @@ async def build(config: RunConfig, prompts: PromptSet, directory: RunDirectory, 
     general = usable_general(config, prompts.held_out)
     stage_models = open_models(config, models)
     with Spool(directory.path, len(prompts.build), kinds=4) as spool:
-        work = _Work(config, stage_models, spool, create)
+        work = _Work(config, stage_models, spool)
         await work.build_all(prompts.build, models, reporter)
         check_failures(work.counts, config.build.max_unscored)
         counts = work.counts
@@ -124,11 +111,10 @@ class _Work:
         config: The run.
         models: Of the stage.
         spool: Takes trees, pairs and rejected rows.
-        create: Makes the builder.
     """
 
-    def __init__(self, config: RunConfig, models: BuildStageModels, spool: Spool, create: CreateBuilder) -> None:
-        self._config, self._models, self._spool, self._create = config, models, spool, create
+    def __init__(self, config: RunConfig, models: BuildStageModels, spool: Spool) -> None:
+        self._config, self._models, self._spool = config, models, spool
         self._rankings: dict[int, Rankings] = {}
         self.counts = BuildCounts()
 
@@ -145,7 +131,7 @@ class _Work:
         build = self._config.build
         with reporter.bar("build", len(prompts), "trees") as update:
             progress = BuildProgress(build, len(prompts), models.usage, models.spent, update)
-            builder = self._create(build, self._models.builder, progress.on_event)
+            builder = create_builder(build, self._models.builder, progress.on_event)
 
             async def work(item: tuple[int, Prompt]) -> None:
                 index, prompt = item
