@@ -104,7 +104,7 @@ class CorrectionConfig(SectionOfKinds):
     def meaningless(self) -> set[str]:
         """People are asked nothing; only prefixes can be too many."""
         unread = {"rounds", "accept", "segment_tokens", "max_tokens", "sampling"} if self.by == "file" else {"file"}
-        return unread if self.mode != "full" else unread | {"full_share"}
+        return unread if self.mode == "prefix" else unread | {"full_share"}
 
 
 class AgentWriteConfig(Section):
