@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lpo.llm.asking import NoReply, NoReplyError
 from lpo.llm.json_object import NotJsonError, read_as
+from lpo.llm.text_list import read_list
 from lpo.pair_builders.notes import one_line
 
 MAX_STATEMENT = 500
@@ -46,9 +46,6 @@ CHECK_SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 """The same for checks. One schema for any number of facts, so that a server compiles it once."""
-
-_ITEM = re.compile(r"(?:(?:[-*•]|[0-9]{1,3}[.)])\s+)+(\S.*)")
-_NOTHING = {"none", "no facts", "无", "没有"}
 
 
 class _Strict(BaseModel):
@@ -101,24 +98,12 @@ def read_facts(reply: str) -> list[str]:
 
 
 def read_fact_list(reply: str) -> list[str]:
-    """Read a list with bullets or numbers, from the first line to the first that is no item.
-
-    What a model writes after its list is of no concern. A single item `none` says that there are no facts.
+    """Read a list with bullets or numbers (`read_list`).
 
     Raises:
-        NoReplyError: The first line is no item, or a fact is no single statement.
+        NoReplyError: There is none, or a fact is no single statement.
     """
-    items: list[str] = []
-    for line in reply.strip().split("\n"):
-        match = _ITEM.fullmatch(line.strip())
-        if match is None:
-            break
-        items.append(match[1])
-    if not items:
-        raise _unparsable("the reply does not begin with a list", reply)
-    if len(items) == 1 and items[0].strip(" .()").casefold() in _NOTHING:
-        return []
-    return _statements(items, reply)
+    return _statements(read_list(reply), reply)
 
 
 def read_contradictions(reply: str, facts: int, passage: str) -> list[Contradiction]:

@@ -64,6 +64,8 @@ class Unscored(StrEnum):
     """The model gives the grades no probability at all."""
     NO_TARGET = "no_target"
     """The prompt asks for no length."""
+    NO_STATEMENTS = "no_statements"
+    """The answer takes nothing from the document, and `build.longreward.no_statements` wants no score for that."""
 
 
 GRADES = (1, 2, 3, 4, 5)

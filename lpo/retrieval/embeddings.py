@@ -13,7 +13,6 @@ import numpy as np
 from lpo.errors import BackendError
 
 _KEPT = 8192
-_WHERE = "build.memory.embedder"
 
 
 class EmbeddingRetriever:
@@ -29,15 +28,18 @@ class EmbeddingRetriever:
         model: Name or folder of a sentence-transformers model.
         similarity: Smallest cosine.
         top_k: Facts to return, at most.
+        section: Of the configuration, for errors.
 
     Raises:
         BackendError: sentence-transformers is not installed.
     """
 
-    def __init__(self, model: str, *, similarity: float, top_k: int) -> None:
+    def __init__(self, model: str, *, similarity: float, top_k: int, section: str = "build.memory") -> None:
+        self._where = f"{section}.embedder"
         if importlib.util.find_spec("sentence_transformers") is None:
-            raise BackendError("the package sentence-transformers, which embeds facts, is not installed", where=_WHERE,
-                               mend="pip install 'longform-lpo[embed]', or set build.memory.retrieval: bm25")
+            raise BackendError("the package sentence-transformers, which embeds texts, is not installed",
+                               where=self._where,
+                               mend=f"pip install 'longform-lpo[embed]', or set {section}.retrieval: bm25")
         self._name = model
         self._similarity = similarity
         self._top_k = top_k
@@ -76,6 +78,7 @@ class EmbeddingRetriever:
                 self._model = SentenceTransformer(self._name)
             except Exception as error:  # the hub, the file system and the model's own code raise what they like
                 reason = str(error).strip().partition("\n")[0] or type(error).__name__
-                raise BackendError(f"the embedding model cannot be loaded: {reason}", where=f"{_WHERE} ({self._name})",
+                raise BackendError(f"the embedding model cannot be loaded: {reason}",
+                                   where=f"{self._where} ({self._name})",
                                    mend="give a sentence-transformers model by name or folder") from error
         return self._model
