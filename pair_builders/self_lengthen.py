@@ -18,7 +18,7 @@ from lpo.pair_builders.notes import with_notes
 from lpo.pair_builders.self_lengthen_checks import RoundOutcome, fault_of, first_part, length_biased_keep
 from lpo.pair_builders.steps import derive_seed
 from lpo.records import Dialogue, Prompt, fingerprint
-from lpo.segments import cut_step
+from lpo.segmentation.steps import cut_step
 from lpo.templates import Templates, fence
 from lpo.words import count_words
 from lpo.writing_config import ExtensionConfig

@@ -14,7 +14,7 @@ from lpo.llm.base import LLM, Completion, Context, Finish, Request, Sampling
 from lpo.pair_builders.pairs import live, set_aside
 from lpo.pair_builders.plan import section_prompt
 from lpo.records import Dialogue, Origin, PlannedSection, Prompt, Reason, SearchNode, fingerprint
-from lpo.segments import cut_step
+from lpo.segmentation.steps import cut_step
 from lpo.templates import Templates
 
 SECTION_BREAK = "\n\n"

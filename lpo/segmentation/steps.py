@@ -14,7 +14,8 @@ from typing import Literal
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from sentencex import get_sentence_boundaries  # pyright: ignore[reportAttributeAccessIssue] - compiled, no stubs
+
+from lpo.segmentation.sentences import after_blank_lines, indexable, sentence_ends
 
 MIN_KEPT = 1 / 3
 """Smallest share of a step's characters that a cut may leave: a shorter step wastes what was sampled."""
@@ -25,15 +26,6 @@ _RUN_UP = 500
 _WINDOW = 20_000
 """Characters of a paragraph, from its end, that are searched for sentence ends: sentencex takes quadratic time on some
 hostile texts."""
-
-_UNINDEXABLE = re.compile(r"[\ud800-\udfff\0]|\r(?!\n)")
-_BLANK_LINES = re.compile(r"(?:[ \t\r]*\n)*")
-_HAN = re.compile(r"[\u4e00-\u9fff]")
-_LIST_MARKER = re.compile(r"[\s>]*(?:\d+[.)]|[-*+])\s*")
-_TERMINAL = re.compile(r"[.!?。！？…]['\"’”»)\]）】」』*_]*$")
-_BEFORE_QUOTE = re.compile(r"[.!?…](?=\s+[\"“‘'])|[。！？…](?=[“‘「『])")
-_CJK_END = "。！？…’”」』）】》"
-
 
 @dataclass(frozen=True)
 class CutStep:
@@ -69,8 +61,7 @@ def cut_step(text: str, *, boundary: Literal["sentence", "tokens"], prefix: str 
 
 def _last_end(text: str, first: int) -> int | None:
     """The last paragraph end at or after `first`, else the last sentence (or table row) end there, else None."""
-    # Same length, same lines as Markdown will see: a lone \r would be a line to it, a lone surrogate or NUL an error.
-    safe = _UNINDEXABLE.sub(lambda match: " " if match[0] == "\r" else "\ufffd", text)
+    safe = indexable(text)
     starts = [0, *accumulate(len(line) + 1 for line in safe.split("\n"))]
     blocks = [block for block in _markdown().parse(safe) if block.map]
     paragraphs = [end for end in _paragraph_ends(safe, starts, blocks) if end >= first]
@@ -95,7 +86,7 @@ def _paragraph_ends(text: str, starts: list[int], blocks: list[Token]) -> Iterat
     for block in blocks:
         if block.type not in ("paragraph_open", "fence", "table_open", "blockquote_open", "hr"):
             continue  # a heading belongs to what follows; other blocks have no end of their own to rely on
-        end = _after_blank_lines(text, _end_of(block, text, starts))
+        end = after_blank_lines(text, _end_of(block, text, starts))
         if end < len(text) or _is_finished(block, text, starts):
             yield end
 
@@ -103,12 +94,6 @@ def _paragraph_ends(text: str, starts: list[int], blocks: list[Token]) -> Iterat
 def _end_of(block: Token, text: str, starts: list[int]) -> int:
     assert block.map is not None
     return min(starts[min(block.map[1], len(starts) - 1)], len(text))
-
-
-def _after_blank_lines(text: str, position: int) -> int:
-    """The start of the next line that holds something; the end of the text if none does."""
-    rest = _BLANK_LINES.match(text, position)
-    return rest.end() if rest else position
 
 
 def _is_finished(block: Token, text: str, starts: list[int]) -> bool:
@@ -137,30 +122,4 @@ def _inner_ends(text: str, starts: list[int], blocks: list[Token], first: int) -
             if text[end - 1:end] == "\n":
                 yield end
         else:
-            yield from _sentence_ends(text, max(start, end - _WINDOW, first - _RUN_UP), end)
-
-
-def _sentence_ends(text: str, start: int, end: int) -> Iterator[int]:
-    language = "zh" if _HAN.search(text, start, end) else "en"
-    for sentence in get_sentence_boundaries(language, text[start:end]):
-        words = sentence["text"].rstrip()
-        stop = start + sentence["start_index"] + len(words)
-        gap = text[stop:end][: len(sentence["text"]) - len(words)]
-        if "\n" in gap:
-            stop = _after_blank_lines(text, stop)
-        if _ends_sentence(text, start, stop, words):
-            yield stop
-    # A step is often cut inside a quotation, and a quotation mark without its partner is what sentencex trips over.
-    for match in _BEFORE_QUOTE.finditer(text, start, end):
-        if _ends_sentence(text, start, match.end(), match[0]):
-            yield match.end()
-
-
-def _ends_sentence(text: str, start: int, stop: int, words: str) -> bool:
-    r"""Is this a sentence end, and a stable one: before white space, after a newline, or after CJK punctuation?"""
-    if not _TERMINAL.search(words):
-        return False
-    line = text[max(text.rfind("\n", 0, stop) + 1, start):stop]
-    if line and _LIST_MARKER.fullmatch(line):
-        return False
-    return stop == len(text) or text[stop].isspace() or text[stop - 1] == "\n" or text[stop - 1] in _CJK_END
+            yield from sentence_ends(text, max(start, end - _WINDOW, first - _RUN_UP), end)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lpo.segments import MIN_KEPT, CutStep, cut_step
+from lpo.segmentation.steps import MIN_KEPT, CutStep, cut_step
 
 PIECES = st.sampled_from([
     "The rain fell. ", "She waited! ", "Why? ", "word ", "\n", "\n\n", "\r\n", "\r\n\r\n", "\r",
