@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,19 +24,19 @@ class Weighted:
     weight: float
 
 
-class WeightedScorer:
-    """The weighted mean of scorers.
+class CombinedScorer:
+    """What the ways of combining scorers share.
 
-    A draft that one of them leaves unscored is unscored, with that reason: a mean over whoever answered would compare
-    siblings by different measures. The one exception is a length that nobody asked for (`no_target`): it is so for
-    all siblings alike, and its weight goes to the others. `scores` holds each scorer's overall under its name and its
-    dimensions under `name.dimension`; `parts` holds the weights that counted and each scorer's own parts.
+    A draft that one of the scorers leaves unscored is unscored, with that reason: a score made of whoever answered
+    would compare siblings by different measures. The one exception is a length that nobody asked for (`no_target`): it
+    is so for all siblings alike, and its weight goes to the others. `scores` holds each scorer's overall under its name
+    and its dimensions under `name.dimension`; `parts` holds the weights that counted and each scorer's own parts.
 
     Args:
         parts: The scorers, with different names.
     """
 
-    name = "weighted"
+    name: str
 
     def __init__(self, parts: Sequence[Weighted]) -> None:
         if not parts or any(part.weight <= 0 for part in parts):
@@ -48,6 +49,14 @@ class WeightedScorer:
         """Score drafts by every scorer at once."""
         by_scorer = await asyncio.gather(*(part.scorer.score(drafts) for part in self._parts))
         return [self._combine(judgements) for judgements in zip(*by_scorer, strict=True)]
+
+    def overall(self, counted: Sequence[tuple[float, float]]) -> float:
+        """One score of several.
+
+        Args:
+            counted: `(weight, score)` of the scorers that count, at least one.
+        """
+        raise NotImplementedError
 
     def _combine(self, judgements: Sequence[Judgement]) -> Judgement:
         counted = {
@@ -68,8 +77,31 @@ class WeightedScorer:
         if failed is not None or not counted:
             reason = failed.unscored if failed else Unscored.NO_TARGET
             return Judgement(scorer=self.name, unscored=reason, parts=parts)
-        overall = sum(weight * (judgement.overall or 0.0) for weight, judgement in counted.values()) / total
+        overall = self.overall([(weight, judgement.overall or 0.0) for weight, judgement in counted.values()])
         return Judgement(scorer=self.name, overall=overall, scores=_scores(judgements), parts=parts)
+
+
+class WeightedScorer(CombinedScorer):
+    """The weighted mean of scorers."""
+
+    name = "weighted"
+
+    def overall(self, counted: Sequence[tuple[float, float]]) -> float:
+        """`sum(weight * score) / sum(weight)`."""
+        return sum(weight * score for weight, score in counted) / sum(weight for weight, _ in counted)
+
+
+class ProductScorer(CombinedScorer):
+    """The product of scorers, each to the power of its weight: the weighted geometric mean. Length × quality, say: an
+    answer must be good in every respect, and a single 0 makes the whole 0.
+    """
+
+    name = "product"
+
+    def overall(self, counted: Sequence[tuple[float, float]]) -> float:
+        """`prod(score ** (weight / sum(weight)))`."""
+        total = sum(weight for weight, _ in counted)
+        return math.prod(score ** (weight / total) for weight, score in counted)
 
 
 def _scores(judgements: Sequence[Judgement]) -> dict[str, float]:

@@ -6,7 +6,7 @@ from lpo.config import JudgeConfig
 from lpo.errors import ConfigError
 from lpo.llm.base import LLM
 from lpo.reward.base import Scorer
-from lpo.reward.combine import Weighted, WeightedScorer
+from lpo.reward.combine import ProductScorer, Weighted, WeightedScorer
 from lpo.reward.expected_grade import ExpectedGradeJudge
 from lpo.reward.json_judge import JsonJudge
 from lpo.reward.length import LengthScorer
@@ -33,24 +33,31 @@ def create_judge(config: JudgeConfig, llm: LLM, *, reworded: bool = False) -> Ex
     return ExpectedGradeJudge(llm, templates, reworded=reworded, style=style)
 
 
-def create_scorer(reward: RewardConfig, judge: Scorer | None) -> Scorer:
-    """The scorer that ranks candidates: one scorer as it is, several as their weighted mean.
+def create_scorer(reward: RewardConfig, judge: Scorer | None, *, longreward: Scorer | None = None,
+                  reward_model: Scorer | None = None) -> Scorer:
+    """The scorer that ranks candidates: one scorer as it is, several as `reward.combine` says.
 
     Args:
         reward: Weights; 0 leaves a scorer out.
-        judge: Needed when its weight is above 0.
+        judge: Needed when its weight is above 0, as are the two that follow.
+        longreward: LongReward's scorers (`build.longreward`).
+        reward_model: A reward model (`build.reward_model`).
 
     Raises:
-        ConfigError: The judge counts, but there is none.
+        ConfigError: A scorer counts, but it is not there.
     """
+    scorers = {"judge": judge, "longreward": longreward, "reward_model": reward_model, "length": LengthScorer(),
+               "repetition": RepetitionScorer()}
     parts: list[Weighted] = []
-    if reward.judge:
-        if judge is None:
-            raise ConfigError("the judge has a weight, but there is no judge", where="build.reward.judge",
-                              mend="configure a judge or set the weight to 0")
-        parts.append(Weighted(judge, reward.judge))
-    if reward.length:
-        parts.append(Weighted(LengthScorer(), reward.length))
-    if reward.repetition:
-        parts.append(Weighted(RepetitionScorer(), reward.repetition))
-    return parts[0].scorer if len(parts) == 1 else WeightedScorer(parts)
+    for name, scorer in scorers.items():
+        weight: float = getattr(reward, name)
+        if not weight:
+            continue
+        if scorer is None:
+            what = name.replace("_", " ")
+            raise ConfigError(f"the {what} has a weight, but there is no {what}", where=f"build.reward.{name}",
+                              mend=f"configure a {what} or set the weight to 0")
+        parts.append(Weighted(scorer, weight))
+    if len(parts) == 1:
+        return parts[0].scorer
+    return ProductScorer(parts) if reward.combine == "product" else WeightedScorer(parts)

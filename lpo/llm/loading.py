@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from lpo.chat import load_chat_template
 from lpo.config import ModelConfig
-from lpo.errors import BackendError
+from lpo.errors import BackendError, ConfigError
 from lpo.llm.demo import is_demo, resolve_model
+from lpo.reward_config import RewardModelConfig
 
 _SAMPLE_BYTES = 2**20
 _MODEL_MEND = "check the name; offline, give the path of a local folder or download the model first"
@@ -60,17 +61,39 @@ def read_weights(config: ModelConfig, dtype: torch.dtype) -> tuple[Any, Any]:
         BackendError: The model is missing, unknown or in an unsafe format.
         ConfigError: There is no such demo model.
     """
+    model, tokenizer, _ = _read(AutoModelForCausalLM, config, dtype)
+    return model, tokenizer
+
+
+def load_reward_model(config: RewardModelConfig) -> tuple[Any, Any]:
+    """A reward model in evaluation mode, on its device, and its tokenizer.
+
+    Raises:
+        BackendError: The model is missing, unknown or in an unsafe format, or its device is not there.
+        ConfigError: Weights are missing from its files: a language model has no head that gives one number, say.
+    """
+    device = pick_device(config.device)
+    model, tokenizer, missing = _read(AutoModelForSequenceClassification, config, pick_dtype(config.dtype, device))
+    if missing:
+        raise ConfigError(f"the files lack {', '.join(sorted(missing)[:3])}, which would be random", where=config.model,
+                          mend="name a sequence classifier that was trained as a reward model")
+    return model.to(device).eval(), tokenizer
+
+
+def _read(auto_class: Any, config: ModelConfig | RewardModelConfig, dtype: torch.dtype) -> tuple[Any, Any, set[str]]:
+    """A model on the CPU, its tokenizer, and the names of weights that its files lack."""
     path = resolve_model(config.model)
     if path != config.model or Path(path).is_dir():
         _refuse_pickled(Path(path), config.model)
     options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **options)
+        model, loading = auto_class.from_pretrained(path, dtype=dtype, use_safetensors=True, output_loading_info=True,
+                                                    **options)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise BackendError(f"the model cannot be loaded: {_first_sentence(error)}", where=config.model,
                            mend=_mend(str(error))) from error
-    return model, tokenizer
+    return model, tokenizer, set(loading["missing_keys"])
 
 
 def pick_device(name: str) -> torch.device:
