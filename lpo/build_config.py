@@ -121,7 +121,8 @@ class PairsConfig(SectionOfKinds):
 
     chosen: Literal["most_visited", "best_value", "best_score"] = "most_visited"
     """Which sibling is chosen: the one most paths went through (then by value, then by score), the one with the
-    highest back-propagated value, or the one with the highest score of its own. Vetoed siblings never are."""
+    highest back-propagated value, or the one with the highest score of its own. Vetoed siblings never are. No path goes
+    through whole answers: of these it is always the highest score."""
     rejected: Literal["random_consistent", "worst", "vetoed", "margin"] = "random_consistent"
     """Which is rejected: any sibling that scores lower and was not vetoed (the paper), the lowest-scored of these, one
     that was vetoed; `margin` takes the pairs of unvetoed siblings that lie furthest apart, whoever was chosen."""
@@ -259,6 +260,13 @@ class BuildConfig(SectionOfKinds):
 
     @model_validator(mode="after")
     def _answers_can_be_compared(self) -> BuildConfig:
-        if self.method == "best_of_n" and self.answers.samples < 2 and self.answers.extension is None:
+        if self.method == "best_of_n" and self.answers.samples < 2:
             raise ValueError("answers.samples: method 'best_of_n' compares answers, so it needs two or more")
+        if self.method in ("best_of_n", "iterdpo"):
+            if self.pairs.rejected == "vetoed":
+                raise ValueError(f"pairs.rejected: method {self.method!r} checks no answer against facts, so none is "
+                                 "vetoed")
+            if self.pairs.layers == "best_path":
+                raise ValueError(f"pairs.layers: the answers of method {self.method!r} are one layer, which no path "
+                                 "goes through")
         return self

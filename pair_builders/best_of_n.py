@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from lpo.build_config import BuildConfig
 from lpo.errors import DataError
+from lpo.given_answers import ANSWERS
 from lpo.pair_builders.base import BuilderModels, BuildEvent
 from lpo.pair_builders.growing_tree import ROOT
 from lpo.pair_builders.pairs import live, set_aside
@@ -19,9 +20,6 @@ from lpo.records import Origin, Prompt, Reason, SearchNode, SearchTree
 from lpo.reward import Draft, Scorer
 from lpo.words import count_words
 from lpo.writing_config import AnswersConfig
-
-GIVEN = "answers"
-"""The key of a prompt's `meta` under which it brings answers along: a list of texts."""
 
 
 class BestOfN:
@@ -100,24 +98,24 @@ async def scored_answers(scorer: Scorer, prompt: Prompt, answers: Sequence[Searc
     return [node.model_copy(update={"judgement": judged[node.id]}) if node.id in judged else node for node in answers]
 
 
-def given_answers(prompt: Prompt) -> tuple[str, ...] | None:
-    """The answers that a prompt brings along; None when it brings none.
+def answers_of(prompt: Prompt) -> tuple[str, ...] | None:
+    """The answers that a prompt brings along (`lpo.given_answers`); None when it brings none.
 
     Raises:
         DataError: They are no list of texts.
     """
-    given: Any = prompt.meta.get(GIVEN)
+    given: Any = prompt.meta.get(ANSWERS)
     if given is None:
         return None
     if not isinstance(given, (list, tuple)) or not given or not all(
             isinstance(text, str) for text in cast("Sequence[object]", given)):
-        raise DataError(f"{GIVEN!r} must be a list of texts, at least one", where=f"prompt {prompt.id}",
-                        mend=f"give the answers as texts, or leave {GIVEN!r} out so that they are sampled")
+        raise DataError(f"{ANSWERS!r} must be a list of texts, at least one", where=f"prompt {prompt.id}",
+                        mend=f"give the answers as texts, or leave {ANSWERS!r} out so that they are sampled")
     return tuple(cast("Sequence[str]", given))
 
 
 def _given(prompt: Prompt) -> list[SearchNode] | None:
-    texts = given_answers(prompt)
+    texts = answers_of(prompt)
     if texts is None:
         return None
     return set_aside([SearchNode(id=f"{ROOT.id}.{index}", parent=ROOT.id, depth=1, text=text, ends=True,

@@ -202,8 +202,9 @@ def _role(node: SearchNode, chosen: set[str], rejected: set[str]) -> str:
 def _pair(tree: SearchTree, pair: LayerPair, pair_id: str, prefix: str, *, method: str, rule: str) -> PreferencePair:
     chosen, rejected = pair.chosen, pair.rejected
     words = {"chosen": count_words(chosen.text), "rejected": count_words(rejected.text)}
-    provenance: dict[str, Any] = {"tree": tree.id, "chosen": chosen.id, "rejected": rejected.id, "parent": chosen.parent,
-                                  "seed": tree.seed, "rule": rule, "words": words, **pair.facts}
+    provenance: dict[str, Any] = {"tree": tree.id, "chosen": chosen.id, "rejected": rejected.id,
+                                  "parent": chosen.parent, "seed": tree.seed, "rule": rule, "words": words,
+                                  **pair.facts}
     if chosen.refines is not None:
         provenance["refined"] = chosen.refines
     scores = None
