@@ -13,7 +13,10 @@ from lpo.pair_builders import BuilderModels
 from lpo.reward import (
     JsonJudge,
     LengthScorer,
+    LongReward,
+    LongRewardScorer,
     ReleasedJudge,
+    RewardModelScorer,
     Scorer,
     create_judge,
     create_scorer,
@@ -99,18 +102,13 @@ def _scorer(config: RunConfig, judge: Scorer | None, judge_llm: LLM) -> Scorer:
     build, judging = config.build, judge_config(config)
     if not build.scores:
         return LengthScorer()
-    more: dict[str, Scorer] = {}
-    if build.reward.longreward:
-        from lpo.reward import LongReward, LongRewardScorer
-
-        more["longreward"] = LongRewardScorer(LongReward(
-            judge_llm, dialect=DIALECTS[judging.method], config=build.longreward,
-            templates=load_templates(judging.templates), sampling=build.longreward.sampling))
-    if build.reward.reward_model and build.reward_model is not None:
-        from lpo.reward.reward_model import RewardModelScorer
-
-        more["reward_model"] = RewardModelScorer.load(build.reward_model)
-    return create_scorer(build.reward, judge, **more)
+    longreward = LongRewardScorer(LongReward(
+        judge_llm, dialect=DIALECTS[judging.method], config=build.longreward,
+        templates=load_templates(judging.templates), sampling=build.longreward.sampling,
+    )) if build.reward.longreward else None
+    reward_model = RewardModelScorer.load(build.reward_model) \
+        if build.reward.reward_model and build.reward_model is not None else None
+    return create_scorer(build.reward, judge, longreward=longreward, reward_model=reward_model)
 
 
 def _critic(config: RunConfig, models: Models, policy: LLM, judge: LLM) -> LLM:
