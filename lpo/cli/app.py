@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -91,6 +92,41 @@ def pairs(
 
     options = {"rejected": rule, "chosen": chosen, "min_margin": min_margin, "per_layer": per_layer, "layers": layers}
     for line in derive(run, {key: value for key, value in options.items() if value is not None}, name=name):
+        typer.echo(line)
+
+
+@app.command()
+def annotate(
+    run: Run,
+    by: Annotated[str | None, typer.Option("--by", help="How whole answers are cut: sections, paragraphs or slides. "
+                                           "Default: as the run's build.segments says.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1, this machine only.")]
+    = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for any. Default: 8765.")] = None,
+    token_env: Annotated[str | None, typer.Option("--token-env", metavar="NAME", help="Take the key of the address "
+                                                  "from this environment variable: the same after a restart.")] = None,
+    export: Annotated[Path | None, typer.Option("--export", metavar="FILE", help="Write the corrections to a file, as "
+                                                "JSON lines, and end.")] = None,
+    accepted_only: Annotated[bool, typer.Option("--accepted-only", help="Export only what an inspector accepted.")]
+    = False,
+    debug: Debug = False,
+) -> None:
+    """Let people correct a run's answers, segment by segment, on a web page of this machine (extra [annotate])."""
+    from lpo.errors import ConfigError
+    from lpo.run.annotating import annotate as serve_page
+    from lpo.run.annotating import export_corrections
+
+    if export is None:
+        if accepted_only:
+            raise ConfigError("only an export leaves something out", where="--accepted-only", mend="add --export FILE")
+        serve_page(run, by=by, host=host or "127.0.0.1", port=8765 if port is None else port, token_env=token_env,
+                   say=typer.echo)
+        return
+    unread = {"--by": by, "--host": host, "--port": port, "--token-env": token_env}
+    for name, value in unread.items():
+        if value is not None:
+            raise ConfigError("an export serves no page", where=name, mend="leave it out, or leave --export out")
+    for line in export_corrections(run, export, accepted_only=accepted_only):
         typer.echo(line)
 
 

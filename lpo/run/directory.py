@@ -155,20 +155,23 @@ class RunDirectory:
                     shutil.rmtree(target) if target.is_dir() else target.unlink()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, name: str = ".lock", *, busy: str = "another process works in this run directory",
+               mend: str = "wait for it, stop it, or choose another name=...") -> Iterator[None]:
         """Hold the run for this process; the operating system lets go of it however the process ends.
+
+        Args:
+            name: The file that stands for what is held; by default the stages' work.
+            busy: What to say when another process holds it.
+            mend: What to do then.
 
         Raises:
             RunLockedError: Another process holds it; the error names that process.
         """
-        with (self / ".lock").open("a+") as handle:
+        with (self / name).open("a+") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise RunLockedError(
-                    f"another process works in this run directory: {_read_owner(self / '.lock')}",
-                    where=str(self.path), mend="wait for it, stop it, or choose another name=...",
-                ) from None
+                raise RunLockedError(f"{busy}: {_read_owner(self / name)}", where=str(self.path), mend=mend) from None
             handle.truncate(0)
             handle.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(),
                                      "since": time.strftime("%Y-%m-%d %H:%M:%S")}))
