@@ -81,8 +81,12 @@ def pairs(
                                              "vetoed or margin. Without one, all rules are compared.")] = None,
     chosen: Annotated[str | None, typer.Option("--chosen", help="most_visited, best_value or best_score.")] = None,
     min_margin: Annotated[float | None, typer.Option("--min-margin", help="Smallest difference of scores.")] = None,
-    per_layer: Annotated[int | None, typer.Option("--per-layer", help="Pairs of a layer, at most.")] = None,
+    per_layer: Annotated[str | None, typer.Option("--per-layer", help="Pairs of a layer, at most; or all.")] = None,
+    length_penalty: Annotated[float | None, typer.Option("--length-penalty", help="What a doubling of its words costs "
+                                                         "a candidate, in points of the score.")] = None,
     layers: Annotated[str | None, typer.Option("--layers", help="all or best_path.")] = None,
+    mode: Annotated[str | None, typer.Option("--mode", help="For corrected answers (iterdpo) instead of a rule: "
+                                             "prefix, local or full. Without one, all modes are compared.")] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="NEW", help="Make a new run of these pairs beside this "
                                              "one, to be trained as it is.")] = None,
     debug: Debug = False,
@@ -90,7 +94,8 @@ def pairs(
     """Derive pairs from the trees of a finished build by other rules. Makes no calls."""
     from lpo.run.pairing import derive
 
-    options = {"rejected": rule, "chosen": chosen, "min_margin": min_margin, "per_layer": per_layer, "layers": layers}
+    options = {"rejected": rule, "chosen": chosen, "min_margin": min_margin, "per_layer": per_layer,
+               "length_penalty": length_penalty, "layers": layers, "mode": mode}
     for line in derive(run, {key: value for key, value in options.items() if value is not None}, name=name):
         typer.echo(line)
 

@@ -9,69 +9,50 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from lpo.build_config import PairsConfig
+from lpo.build_config import BuildConfig, PairsConfig
 from lpo.config import RunConfig, raise_issues, suggestion, to_yaml, validate
+from lpo.config_base import SectionOfKinds
 from lpo.errors import ConfigError, DataError, NothingLeftError
 from lpo.llm.journal_file import copy_journal
+from lpo.pair_builders.deriving import rows_of
 from lpo.pair_builders.mixing import General
-from lpo.pair_builders.pairs import RELEASED, Derived, derive_pairs, layers_of, released_pairs
+from lpo.pair_builders.pairs import RELEASED
 from lpo.prompts import load_prompts
 from lpo.records import RejectedRow, SearchTree, Usage, fingerprint
 from lpo.run import environment
 from lpo.run.build_counts import listed
 from lpo.run.build_mixing import Mixed, mixed_in, usable_general
 from lpo.run.directory import RunDirectory, Stage, find_run, identity_hash
+from lpo.run.pair_counts import RuleCounts, table
 from lpo.storage import iter_jsonl, json_line, open_atomic, read_json, sync_folder, write_atomic, write_json
+from lpo.writing_config import CorrectionConfig
 
-OPTIONS = {"rejected": "--rule", "chosen": "--chosen", "min_margin": "--min-margin", "per_layer": "--per-layer",
-           "layers": "--layers"}
-"""Settings of `build.pairs` and the options they are given by."""
+RULE, MODE = "rejected", "mode"
+"""The setting that names a rule, or for corrected answers a mode, by which pairs are derived."""
 
-RULES: tuple[str, ...] = get_args(PairsConfig.model_fields["rejected"].annotation)
+OPTIONS = {RULE: "--rule", "chosen": "--chosen", "min_margin": "--min-margin", "per_layer": "--per-layer",
+           "length_penalty": "--length-penalty", "layers": "--layers", MODE: "--mode"}
+"""Settings of `build.pairs`, and `build.correction.mode`, by the options they are given by."""
 
+EVERY = "all"
+"""What `--per-layer` is told to take every pair that the rule allows."""
 
-@dataclass
-class RuleCounts:
-    """What a rule gives.
+RULES: tuple[str, ...] = get_args(PairsConfig.model_fields[RULE].annotation)
+MODES: tuple[str, ...] = get_args(CorrectionConfig.model_fields[MODE].annotation)
 
-    Args:
-        rule: Its name.
-        layers: Layers of all trees.
-        fruitful: Layers that give pairs.
-        pairs: These pairs.
-        rejected: Layers without a pair, and trees without a layer, by reason.
-        margins: Sum of the margins of pairs that have one, and how many these are.
-    """
-
-    rule: str
-    layers: int = 0
-    fruitful: int = 0
-    pairs: int = 0
-    rejected: Counter[str] = field(default_factory=Counter[str])
-    margins: tuple[float, int] = (0.0, 0)
-
-    def add(self, derived: Derived) -> None:
-        """Count a tree."""
-        margins = [pair.margin for pair in derived.pairs if pair.margin is not None]
-        self.layers += len(layers_of(derived.tree))
-        self.fruitful += len({pair.provenance["parent"] for pair in derived.pairs})
-        self.pairs += len(derived.pairs)
-        self.rejected.update(row.reason.value for row in derived.rejected)
-        self.margins = self.margins[0] + sum(margins), self.margins[1] + len(margins)
-
-    @property
-    def mean_margin(self) -> float | None:
-        """Mean margin of the pairs; None when none has one."""
-        total, count = self.margins
-        return total / count if count else None
+_RELEASED_RULE = "released"
+_NOT_OF_ANSWERS = {
+    "chosen": "of whole answers the one with the highest score is chosen",
+    "layers": "whole answers are one layer",
+}
 
 
 def derive(run: str, options: Mapping[str, Any], *, name: str | None = None) -> list[str]:
@@ -79,15 +60,16 @@ def derive(run: str, options: Mapping[str, Any], *, name: str | None = None) -> 
 
     Args:
         run: A run directory, or its name under runs/; its build is complete.
-        options: Settings of `build.pairs` that replace the run's. With `rejected` the pairs are written to
-            `pairs.<rule>.jsonl` and `rejected_rows.<rule>.jsonl` in the run; without it all rules are compared.
+        options: Settings of `build.pairs` that replace the run's (`per_layer` may be `all`), or for a run of method
+            iterdpo `mode`. With `rejected` (or `mode`) the pairs are written to `pairs.<rule>.jsonl` and
+            `rejected_rows.<rule>.jsonl` in the run; without it all rules (or modes) are compared.
         name: Make a new run of this name beside it instead, whose build is complete.
 
     Returns:
         What was found, as lines for a person.
 
     Raises:
-        ConfigError: An option is wrong, or the new run cannot be.
+        ConfigError: An option is wrong, or the new run cannot be; or the run's method makes no pairs.
         DataError: There is no such run, its build is not complete, or its trees are broken.
         NothingLeftError: There is no pair by this rule.
     """
@@ -96,44 +78,65 @@ def derive(run: str, options: Mapping[str, Any], *, name: str | None = None) -> 
     config, issues = validate(directory.stored_values())
     raise_issues(issues, str(directory / "config.yaml"))
     assert config is not None
-    rules = _changed(config.build.pairs, options)
+    build = _changed(config.build, options)
     if name is not None:
-        config = _renamed(config, directory, name, rules)
+        config = _renamed(config, directory, name, build)
         written = _new_run(config, directory)
         return [*written.lines, f"train on them: lpo run {directory.path.parent / name / 'config.yaml'}"]
-    if "rejected" in options:
-        config = config.model_copy(update={"build": config.build.model_copy(update={"pairs": rules})})
-        files = _Files(directory / f"pairs.{rules.rejected}.jsonl", directory / f"rejected_rows.{rules.rejected}.jsonl")
-        written = _write(config, directory, files)
+    if options.keys() & {RULE, MODE}:
+        rule = _rule(build)
+        files = _Files(directory / f"pairs.{rule}.jsonl", directory / f"rejected_rows.{rule}.jsonl")
+        written = _write(config.model_copy(update={"build": _by_rule(build, rule)}), directory, files)
         written.check()
         return [*written.lines, f"written: {files.pairs}"]
-    return table(compare(directory, config, rules), rules)
+    return table(compare(directory, build), build)
 
 
-def compare(directory: RunDirectory, config: RunConfig, rules: PairsConfig) -> list[RuleCounts]:
-    """What every rule gives, all else as configured; and first what the released code takes, for a run of it."""
-    counts = {rule: RuleCounts(rule) for rule in RULES}
-    released = [RuleCounts("released")] if config.build.method == RELEASED else []
+def compare(directory: RunDirectory, build: BuildConfig) -> list[RuleCounts]:
+    """What every rule (or mode) gives, all else as configured; and first what the released code takes, for a run of
+    it.
+    """
+    rules = {rule: _by_rule(build, rule) for rule in rules_for(build.method)}
+    if build.method == RELEASED:
+        rules = {_RELEASED_RULE: build, **rules}
+    counts = {rule: RuleCounts(rule) for rule in rules}
     for tree in read_trees(directory / "trees.jsonl"):
         for rule, count in counts.items():
-            changed = rules.model_copy(update={"rejected": rule})
-            count.add(derive_pairs(tree, changed, config.build.memory.all_vetoed))
-        for count in released:
-            count.add(released_pairs(tree))
-    return [*released, *counts.values()]
+            count.add(rows_of(tree, rules[rule]))
+    return list(counts.values())
 
 
-def table(counts: Sequence[RuleCounts], rules: PairsConfig) -> list[str]:
-    """The counts as lines for a person."""
-    rows = [("rule", "pairs", "of layers", "mean margin", "layers without a pair")]
-    for one in counts:
-        margin = "-" if one.mean_margin is None else f"{one.mean_margin:.4f}"
-        rows.append((one.rule, str(one.pairs), f"{one.fruitful}/{one.layers}", margin, listed(one.rejected) or "-"))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  {row[4]}"
-             for row in rows]
-    return [*lines, f"chosen {rules.chosen} (margin: whoever), min_margin {rules.min_margin:g} (vetoed: none), "
-            f"per_layer {rules.per_layer}, layers {rules.layers}; from stored trees, no call was made"]
+def rules_for(method: str) -> tuple[str, ...]:
+    """The rules (or modes) by which the trees of a method give pairs.
+
+    Raises:
+        ConfigError: They give none.
+    """
+    match method:
+        case "agent_write":
+            raise ConfigError("a run of method agent_write has rows for fine-tuning and no pairs", where="RUN",
+                              mend="give a run whose build makes pairs")
+        case "iterdpo":
+            return MODES
+        case "best_of_n":
+            return tuple(rule for rule in RULES if rule != "vetoed")
+        case _:
+            return RULES
+
+
+def _rule(build: BuildConfig) -> str:
+    """By which rule (or mode) a build takes its pairs, where it takes any by one."""
+    return build.correction.mode if build.method == "iterdpo" else build.pairs.rejected
+
+
+def _by_rule(build: BuildConfig, rule: str) -> BuildConfig:
+    """A build that takes its pairs by this rule (or mode), whatever else it says of them. The released method's own
+    pairs follow no rule.
+    """
+    if build.method == "iterdpo":
+        return build.model_copy(update={"correction": build.correction.model_copy(update={MODE: rule})})
+    method = "longdpo" if build.method == RELEASED else build.method
+    return build.model_copy(update={"method": method, "pairs": build.pairs.model_copy(update={RULE: rule})})
 
 
 def read_trees(path: Path) -> Iterator[SearchTree]:
@@ -152,20 +155,45 @@ def read_trees(path: Path) -> Iterator[SearchTree]:
                             ) from None
 
 
-def _changed(rules: PairsConfig, options: Mapping[str, Any]) -> PairsConfig:
-    """The rules with other settings."""
+def _changed(build: BuildConfig, options: Mapping[str, Any]) -> BuildConfig:
+    """The build with other settings of its pairs."""
+    known = {key: get_args(section.model_fields[key].annotation) for key, section in (
+        ("chosen", PairsConfig), ("layers", PairsConfig))} | {RULE: rules_for(build.method), MODE: MODES}
     for key, value in options.items():
-        known = get_args(PairsConfig.model_fields[key].annotation)
-        if known and value not in known:
-            raise ConfigError(f"there is no {value!r}{suggestion(str(value), known)}", where=OPTIONS[key],
-                              mend=f"one of: {', '.join(known)}")
+        if key in known and (key == MODE) == (build.method == "iterdpo") and value not in known[key]:
+            raise ConfigError(f"there is no {value!r}{suggestion(str(value), known[key])}", where=OPTIONS[key],
+                              mend=f"one of: {', '.join(known[key])}")
+        _check_is_read(build.method, key)
+    if MODE in options:
+        return build.model_copy(update={"correction": _with(build.correction, options)})
+    changes = {key: None if (key, value) == ("per_layer", EVERY) else value for key, value in options.items()}
+    return build.model_copy(update={"pairs": _with(build.pairs, changes)})
+
+
+def _check_is_read(method: str, key: str) -> None:
+    """Refuse an option that says nothing of this method's pairs."""
+    if method == "iterdpo" and key != MODE:
+        raise ConfigError("a corrected answer has no siblings to choose among", where=OPTIONS[key],
+                          mend=f"--mode decides which pairs it gives: {', '.join(MODES)}")
+    if method != "iterdpo" and key == MODE:
+        raise ConfigError(f"a run of method {method} has no corrected answers", where=OPTIONS[key],
+                          mend="--rule decides which pairs its trees give")
+    if method == "best_of_n" and key in _NOT_OF_ANSWERS:
+        raise ConfigError(_NOT_OF_ANSWERS[key], where=OPTIONS[key], mend="leave that option out")
+
+
+_OfKinds = TypeVar("_OfKinds", bound=SectionOfKinds)
+
+
+def _with(section: _OfKinds, options: Mapping[str, Any]) -> _OfKinds:
+    """A section with other settings; those that mean nothing beside them are dropped, unless they were asked for."""
     try:
-        kept = rules.model_dump(exclude=rules.model_copy(update=dict(options)).meaningless - set(options))
-        return PairsConfig.model_validate({**kept, **options})
+        kept = section.model_dump(exclude=section.model_copy(update=dict(options)).meaningless - set(options))
+        return type(section).model_validate({**kept, **options})
     except ValidationError as error:
         detail = error.errors()[0]
         if not detail["loc"]:
-            raise ConfigError(detail["msg"].removeprefix("Value error, "), where="--rule",
+            raise ConfigError(detail["msg"].removeprefix("Value error, "), where=OPTIONS[RULE],
                               mend="leave that option out") from None
         raise ConfigError(f"{detail['msg']}, got {detail['input']!r}", where=OPTIONS[str(detail["loc"][0])],
                           mend="docs/configuration.md says what build.pairs takes") from None
@@ -191,18 +219,18 @@ class _Written:
         counts: Of the layers.
         mixed: General preference data beside them; None when nothing is mixed in.
         rejected: All rejected rows, by reason.
-        rules: By which.
+        build: By which settings.
     """
 
     counts: RuleCounts
     mixed: Mixed | None
     rejected: Counter[str]
-    rules: PairsConfig
+    build: BuildConfig
 
     @property
     def lines(self) -> list[str]:
         """For a person."""
-        return [*table([self.counts], self.rules), *([str(self.mixed)] if self.mixed is not None else [])]
+        return [*table([self.counts], self.build), *([str(self.mixed)] if self.mixed is not None else [])]
 
     def check(self) -> None:
         """Refuse to go on without a pair.
@@ -210,16 +238,16 @@ class _Written:
         Raises:
             NothingLeftError: There is none.
         """
-        if not self.counts.pairs:
+        if not self.counts.rows.pairs:
             reasons = listed(self.rejected) or "there is no layer"
-            raise NothingLeftError(f"the rule {self.counts.rule!r} gives no pair: {reasons}",
-                                   mend="`lpo pairs RUN` without --rule compares all rules")
+            what = "mode" if self.build.method == "iterdpo" else "rule"
+            raise NothingLeftError(f"the {what} {self.counts.rule!r} gives no pair: {reasons}",
+                                   mend=f"`lpo pairs RUN` without --{what} compares all {what}s")
 
 
 def _write(config: RunConfig, directory: RunDirectory, files: _Files) -> _Written:
     """The files that a build with this configuration would have written, from its trees."""
-    rules = config.build.pairs
-    counts = RuleCounts(rules.rejected)
+    counts = RuleCounts(_rule(config.build))
     general = usable_general(config, load_prompts(config.prompts).held_out) if config.build.mix else General((), ())
     rejected: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -234,16 +262,16 @@ def _write(config: RunConfig, directory: RunDirectory, files: _Files) -> _Writte
 
         reject(_rejected_prompts(directory))
         for tree in read_trees(directory / "trees.jsonl"):
-            derived = derive_pairs(tree, rules, config.build.memory.all_vetoed)
+            derived = rows_of(tree, config.build)
             counts.add(derived)
             pairs_file.writelines(json_line(pair.to_json()).encode() for pair in derived.pairs)
             reject(iter(derived.rejected))
             if trees_file is not None:
                 trees_file.write(json_line(derived.tree.to_json()).encode())
         reject(iter(general.rejected))
-        mixed = mixed_in(config, general, counts.pairs)
+        mixed = mixed_in(config, general, counts.rows.pairs)
         pairs_file.writelines(json_line(pair.to_json()).encode() for pair in (mixed.pairs if mixed else ()))
-    return _Written(counts, mixed.counts if mixed is not None else None, rejected, rules)
+    return _Written(counts, mixed.counts if mixed is not None else None, rejected, config.build)
 
 
 def _rejected_prompts(directory: RunDirectory) -> Iterator[RejectedRow]:
@@ -256,14 +284,14 @@ def _rejected_prompts(directory: RunDirectory) -> Iterator[RejectedRow]:
 # A run of its own
 
 
-def _renamed(config: RunConfig, directory: RunDirectory, name: str, rules: PairsConfig) -> RunConfig:
+def _renamed(config: RunConfig, directory: RunDirectory, name: str, build: BuildConfig) -> RunConfig:
     """The configuration of the new run: another name, other pairs, in the same folder."""
     if config.build.method == RELEASED:
         raise ConfigError(f"the pairs of method {RELEASED} follow no rule", where="--name",
                           mend="leave --name out: --rule alone writes pairs beside the run's own")
     parent = directory.path.resolve().parent
     values = config.model_dump(mode="json")
-    values |= {"name": name, "build": {**values["build"], "pairs": rules.model_dump(mode="json")}}
+    values |= {"name": name, "build": build.model_dump(mode="json")}
     if Path(config.runs_dir).resolve() != parent:
         values["runs_dir"] = str(parent)
     renamed, issues = validate(values)
@@ -307,9 +335,9 @@ def _new_run(config: RunConfig, source: RunDirectory) -> _Written:
 
 def _summary(source: RunDirectory, written: _Written) -> dict[str, Any]:
     """build.json: the trees' counts are the source's, its calls are not this run's."""
-    nothing = Usage().to_json()
-    pairs = written.counts.pairs
-    return {**read_json(source / "build.json"), "pairs": pairs,
-            "pairs_by_rule": {written.rules.rejected: pairs} if pairs else {}, "rejected": dict(written.rejected),
+    nothing, rows = Usage().to_json(), written.counts.rows.to_json()
+    of_pairs = {name: rows[name] for name in ("pairs", "prefix_pairs", "chosen_words", "rejected_words",
+                                              "pairs_by_rule")}
+    return {**read_json(source / "build.json"), **of_pairs, "rejected": dict(sorted(written.rejected.items())),
             "mixed": written.mixed.to_json() if written.mixed is not None else None,
             "usage": nothing, "usage_by_purpose": {}, "spent": nothing}

@@ -34,6 +34,7 @@ from lpo.run.directory import RunDirectory, Stage, identity_hash
 from lpo.run.pairing import compare, derive
 from lpo.run.pipeline import load_config
 from lpo.storage import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
+from lpo.words import count_words
 
 RULES = ("random_consistent", "worst", "vetoed", "margin")
 SENTENCES = ("The harbour was quiet.", "Rain fell on the roof.", "She opened the door.", "Nobody came.",
@@ -124,10 +125,12 @@ def test_without_a_rule_all_rules_stand_side_by_side_and_nothing_is_written(run)
         margins = [pair.margin for pair in pairs if pair.margin is not None]
         rejected = [row for one in derived for row in one.rejected]
         layers = 3 * len(derived)
-        cells = line.split(maxsplit=4)
+        cells = line.split(maxsplit=5)
         assert cells[1:3] == [str(len(pairs)), f"{layers - len(rejected)}/{layers}"]
         assert float(cells[3]) == pytest.approx(sum(margins) / len(margins), abs=1e-4)
-        assert sum(int(part.split(": ")[1]) for part in cells[4].split(", ")) == len(rejected)
+        longer = [count_words(pair.chosen) - count_words(pair.rejected) for pair in pairs]
+        assert float(cells[4]) == pytest.approx(sum(longer) / len(longer), abs=0.051) and cells[4][0] in "+-"
+        assert sum(int(part.split(": ")[1]) for part in cells[5].split(", ")) == len(rejected)
     assert "per_layer 2" in lines[-1] and "no call" in lines[-1]
 
 
@@ -144,7 +147,7 @@ def test_trees_are_read_one_at_a_time(tmp_path):
     rows = read_jsonl(run / "trees.jsonl")
     write_jsonl(run / "trees.jsonl", rows * 40)
     tracemalloc.start()
-    compare(run, config, config.build.pairs)
+    compare(run, config.build)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < (run / "trees.jsonl").stat().st_size / 2
