@@ -224,15 +224,17 @@ def bar_chart(key: str, title: str, description: str, bars: Sequence[tuple[str, 
     slot = (WIDTH - 2 * RIGHT) / max(1, len(bars))
     width = min(44.0, slot * 0.72)
     tallest = max((value for _, value in bars), default=1.0) or 1.0
+    every = math.ceil(26 / slot)  # so that labels do not touch
     parts = [_line(RIGHT, bottom, WIDTH - RIGHT, bottom, "baseline")]
     for index, (label, value) in enumerate(bars):
         middle = RIGHT + slot * (index + 0.5)
         tall = round((bottom - top) * value / tallest, 2)
         parts.append(Markup('<rect class="bar" x="{}" y="{}" width="{}" height="{}" rx="2"/>').format(
             round(middle - width / 2, 2), round(bottom - tall, 2), round(width, 2), tall))
-        if value:
+        if value and slot > 16:
             parts.append(_text(middle, bottom - tall - 5, plain(value), "middle"))
-        parts.append(_text(middle, bottom + 16, label, "middle"))
+        if index % every == 0:
+            parts.append(_text(middle, bottom + 16, label, "middle"))
     parts.append(_text(WIDTH - RIGHT, height - 3, axis_name, "end", "axis-name"))
     return _svg(key, title, description, height, parts)
 

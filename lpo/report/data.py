@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lpo.errors import DataError
 from lpo.records import Judgement, PreferencePair, RejectedRow, Usage
+from lpo.report.kinds import RunKind
+from lpo.report.pair_lengths import RESAMPLES, LengthGap, length_gap
 from lpo.report.reading import Row, record, records, rows
 from lpo.report.tree_file import TreeFile
 from lpo.storage import clean_values, read_json
@@ -133,6 +136,27 @@ class Build(Stored):
     cleaned_characters: int = 0
 
 
+class FineTuningRow(Stored):
+    """A row of `sft.jsonl`, without its text."""
+
+    id: str
+    words: int = 0
+    target_words: int | None = None
+    length_score: float | None = None
+
+
+class ScoredAnswers(Stored):
+    """`score.json`: what `lpo score` found."""
+
+    file: str = ""
+    answers: int = 0
+    questions: int = 0
+    scored: int = 0
+    unscored: dict[str, int] = Field(default_factory=dict)
+    interval_over: str = "questions"
+    means: dict[str, Interval] = Field(default_factory=dict)
+
+
 class Stage(Stored):
     """What one stage took."""
 
@@ -192,6 +216,8 @@ class RunData:
     manifest: Manifest
     build: Build | None
     pairs: tuple[PreferencePair, ...]
+    sft: tuple[FineTuningRow, ...]
+    scored: ScoredAnswers | None
     trees: TreeFile
     rejected: tuple[RejectedRow, ...]
     training: Training | None
@@ -205,6 +231,35 @@ class RunData:
     def name(self) -> str:
         """The run's name."""
         return self.manifest.name or str(self.config.get("name") or self.folder.resolve().name)
+
+    @property
+    def kind(self) -> RunKind:
+        """What the trees of its method hold."""
+        if self.scored is not None:
+            return RunKind.SCORED
+        methods = self.trees.counts.methods.most_common(1)
+        return RunKind.of(self.setting("build", "method") or (methods[0][0] if methods else None))
+
+    @property
+    def candidates(self) -> int:
+        """Texts that were sampled or given; those of the trees, or else as the build has counted them."""
+        return self.trees.counts.candidates if self.trees else self.build.candidates if self.build else 0
+
+    @property
+    def layers(self) -> int:
+        """Sets of siblings, likewise."""
+        return self.trees.counts.layers if self.trees else self.build.layers if self.build else 0
+
+    @property
+    def full_length_pairs(self) -> int:
+        """Pairs whose sides are whole answers, not beginnings or single segments of them; of step pairs, all."""
+        return sum(bool(pair.provenance.get("full_length", True)) for pair in self.pairs)
+
+    @cached_property
+    def length_gap(self) -> LengthGap | None:
+        """How much longer the chosen sides are; None without pairs."""
+        return length_gap(self.pairs, seed=int(self.setting("seed") or 0),
+                          resamples=int(self.setting("eval", "bootstrap") or RESAMPLES))
 
     def setting(self, *path: str) -> Any:
         """A value of the resolved configuration by its path, or None."""
@@ -232,6 +287,8 @@ def read_run(folder: Path) -> RunData:
         manifest=manifest or Manifest(),
         build=_one(folder / "build.json", Build),
         pairs=records(folder / "pairs.jsonl", PreferencePair),
+        sft=records(folder / "sft.jsonl", FineTuningRow),
+        scored=_one(folder / "score.json", ScoredAnswers),
         trees=TreeFile.read(folder / "trees.jsonl"),
         rejected=records(folder / "rejected_rows.jsonl", RejectedRow),
         training=_one(folder / "train.json", Training),

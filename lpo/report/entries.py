@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from lpo.records import Dialogue, Judgement
 
 REQUEST_CHARACTERS = 4_000
+LONGREWARD = ("helpfulness", "logicality", "faithfulness", "completeness")
+"""LongReward's dimensions, each on 0–10."""
 
 Item = TypeVar("Item")
 
@@ -39,7 +41,7 @@ def judged(judgement: Judgement | None) -> dict[str, Any]:
     grades = grade_distributions(judgement.parts)
     short = {name: name.rpartition(".")[2] for name in judgement.scores}  # expected_grade.accuracy -> accuracy
     return {"overall": rounded(judgement.overall),
-            "scores": {short[name] if short[name] in grades else name: rounded(value)
+            "scores": {short[name] if short[name] in grades or short[name] in LONGREWARD else name: rounded(value)
                        for name, value in judgement.scores.items()},
             "grades": grades}
 
@@ -63,7 +65,8 @@ def grade_distributions(parts: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def scales(views: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
-    """The scale of each dimension of the scores: grades run from 1 to 5, everything else from 0 to 1 or 100.
+    """The scale of each dimension of the scores: grades run from 1 to 5, LongReward's dimensions from 0 to 10,
+    everything else from 0 to 1 or 100.
 
     Args:
         views: What `judged` gives.
@@ -72,7 +75,9 @@ def scales(views: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, float]]
     for view in views:
         for name, value in view["scores"].items():
             low, high = found.get(name, (0.0, 1.0))
-            if name in view["grades"] or 1 < value <= 5:
+            if name in LONGREWARD:
+                high = 10.0
+            elif name in view["grades"] or 1 < value <= 5:
                 low, high = 1.0, max(high, 5.0)
             elif value > 5:
                 low, high = 0.0, max(high, 10.0 if value <= 10 else 100.0)

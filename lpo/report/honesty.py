@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from lpo.records import CorrectionOutcome
 from lpo.report.data import Interval, RunData
 from lpo.report.scores import MEASURE, MEASURES, Verdict, bracket, percent, signed
 from lpo.report.story import plural
 
 FEW_PROMPTS = 30
 FEW_PAIRS = 100
+FEW_FULL = 0.05
+"""Share of full-length pairs at which LongWriter-V's model got worse: 72 of 1,477 (arXiv 2502.14834, table 2, without
+GPT-4o's feedback). With 1,439 of 2,844 it got better.
+"""
 
 
 class Weight(StrEnum):
@@ -31,7 +36,9 @@ class Caveat:
 
 def caveats(run: RunData) -> tuple[Caveat, ...]:
     """What the numbers of this run show and do not show, from the numbers themselves; what matters most first."""
-    found = (*_on_differences(run), *_on_scores(run), *_on_answers(run), *_on_judge(run), *_on_model(run))
+    compared = (*_on_differences(run), *_on_scores(run), *_on_answers(run)) if run.kind.trains else ()
+    made = (*_on_judge(run), *_on_pairs(run)) if run.kind.gives_pairs else _on_rows(run)
+    found = (*compared, *made, *_on_model(run))
     return tuple(sorted(found, key=lambda caveat: list(Weight).index(caveat.weight)))
 
 
@@ -130,9 +137,60 @@ def _on_judge(run: RunData) -> list[Caveat]:
         found.append(Caveat(Weight.NOTE, (
             f"The judge gave the five grades {percent(mass)} of its next-token probability on average; the "
             "rest fell on other words. The expected grade is taken over the grades alone.")))
-    if len(run.pairs) < FEW_PAIRS:
+    return found
+
+
+def _on_pairs(run: RunData) -> list[Caveat]:
+    if run.build is None:
+        return []
+    found = _on_corrections(run)
+    gap = run.length_gap
+    if gap is not None and gap.systematic:
+        longer = gap.mean > 0
+        mend = "; build.pairs.length_penalty takes it out" if run.setting("build", "pairs") and longer else ""
+        found.append(Caveat(Weight.WARNING, (
+            f"The chosen sides are {'longer' if longer else 'shorter'} than the rejected ones, chosen minus rejected "
+            f"{gap.bracket} ({percent(gap.longer)} of the pairs have the longer side chosen): whatever else the pairs "
+            f"teach, they teach length{mend}.")))
+    if run.kind.trains and len(run.pairs) < FEW_PAIRS:
         found.append(Caveat(Weight.NOTE, (
             f"{plural(len(run.pairs), 'pair')} can teach habits (length, not repeating), hardly judgement.")))
+    return found
+
+
+def _on_corrections(run: RunData) -> list[Caveat]:
+    scripts, found = run.trees.counts.scripts, list[Caveat]()
+    if not scripts.scripts:
+        return found
+    people = scripts.outcomes[CorrectionOutcome.GIVEN]
+    if not scripts.accepted and not people:
+        found.append(Caveat(Weight.WARNING, (
+            f"No correction was accepted ({plural(scripts.outcomes.total(), 'attempt')}): this run shows nothing about "
+            "learning from corrections.")))
+    full = run.full_length_pairs
+    if run.pairs and full / len(run.pairs) <= FEW_FULL:
+        found.append(Caveat(Weight.WARNING, (
+            f"{f'Only {full:,}' if full else 'None'} of {plural(len(run.pairs), 'pair')} "
+            f"{'has' if full <= 1 else 'have'} the full length of an answer. In the paper's ablation prefix pairs with "
+            f"{percent(FEW_FULL)} full-length ones made the model worse than before: it stopped early. Mix full-length "
+            "pairs in: build.answers.samples, build.correction.full_share or build.mix.")))
+    return found
+
+
+def _on_rows(run: RunData) -> list[Caveat]:
+    if run.build is None:
+        return []
+    if not run.sft:
+        return [Caveat(Weight.WARNING, "No answer was kept: there is nothing to fine-tune on. The reasons are below.")]
+    least = run.setting("build", "agent_write", "min_length_score")
+    asked = sum(row.length_score is not None for row in run.sft)
+    found = [Caveat(Weight.NOTE, (
+        "Rows are kept by their length, and nobody has judged what they say: read some before you train on them."
+        if least and asked else "Nobody has judged what the rows say: read some before you train on them."))]
+    if asked < len(run.sft):
+        found.append(Caveat(Weight.NOTE, (
+            f"{len(run.sft) - asked} of {plural(len(run.sft), 'row')} answer prompts that ask for no length, so "
+            "nothing holds their length to what was asked.")))
     return found
 
 

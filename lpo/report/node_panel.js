@@ -5,14 +5,6 @@ const nodePanel = (() => {
     chosen: "chosen", rejected: "rejected", vetoed: "vetoed", replaced: "refined", weak: "tried to refine",
     rewritten: "rewritten", unscored: "no score", "set-aside": "set aside",
   };
-  const WHOLE = 0.25; // at least this share of the words is common: then what differs is tinted, else what is common is grey
-
-  const glyph = (name) => {
-    const svg = drawing("svg", { class: `glyph ${name}`, viewBox: "0 0 12 12", "aria-hidden": "true" });
-    svg.append(drawing("use", { href: `#glyph-${name}` }));
-    return svg;
-  };
-
   const statesOf = (node) => [
     ...(node.role === "both" ? ["chosen", "rejected"] : ["chosen", "rejected"].filter((role) => node.role === role)),
     ...(node.vetoes ? ["vetoed"] : []),
@@ -32,36 +24,6 @@ const nodePanel = (() => {
     ...statesOf(node).filter((state) => state !== "unscored").map((state) => STATES[state]),
     ...(node.ends ? ["ends the answer"] : []),
   ].join(", ");
-
-  const prose = (label, ...parts) => {
-    const made = element("div", "prose");
-    made.dir = "auto";
-    made.tabIndex = 0;
-    made.setAttribute("role", "region");
-    made.setAttribute("aria-label", label);
-    made.append(...parts);
-    return made;
-  };
-
-  const leftOut = (cut) => cut ? [element("span", "left-out", ` … ${counted(cut, "more character")} in trees.jsonl`)] : [];
-
-  const quoted = (className, text) => {
-    const made = element("blockquote", className, text);
-    made.dir = "auto";
-    return made;
-  };
-
-  const folded = (title, ...content) => {
-    const made = element("details", "fold");
-    made.append(element("summary", "", title), ...content);
-    return made;
-  };
-
-  const titled = (title, ...content) => {
-    const made = element("div", "said");
-    made.append(element("h4", "", title), ...content);
-    return made;
-  };
 
   // The quotes that contradict, marked where they stand.
   function withQuotes(text, quotes) {
@@ -121,16 +83,9 @@ const nodePanel = (() => {
     });
   }
 
-  function marked(side, text, lengths, cut, share) {
-    const made = prose(`Text of the ${side} step`);
+  function cutAt(text, lengths) {
     let position = 0;
-    lengths.forEach((size, index) => {
-      if (size) made.append(element(index % 2 ? "span" : "mark", index % 2 ? "shared" : "differs", text.slice(position, position + size)));
-      position += size;
-    });
-    made.append(...leftOut(cut));
-    made.classList.add(share >= WHOLE ? "tinted" : "dimmed");
-    return made;
+    return lengths.map((size) => text.slice(position, position += size));
   }
 
   // A step and its rewritten version beside each other.
@@ -143,15 +98,11 @@ const nodePanel = (() => {
     made.append(element("h4", "", `Refinement: ${scores.join(" → ")}`));
     const outcome = sides[0][1].refinement;
     if (outcome) made.append(element("p", "outcome", outcome.meaning + "."));
-    const both = element("div", "sides");
-    sides.forEach(([side, node, tone], place) => {
-      const box = element("div", `side ${tone}`);
-      const head = element("h3");
-      head.append(element("span", `swatch ${tone}`), `${side[0].toUpperCase()}${side.slice(1)} `,
-        node === shown ? element("small", "", node.id) : linked(tree, place ? rewritten : original, open), element("b", "", scores[place]));
-      box.append(head, marked(side, node.text || "", lengths[place], node.cut, share));
-      both.append(box);
-    });
+    const both = besideEachOther(sides.map(([side, node, tone], place) => ({
+      label: `Text of the ${side} step`, tone, parts: cutAt(node.text || "", lengths[place]), cut: node.cut,
+      head: [`${side[0].toUpperCase()}${side.slice(1)} `, node === shown ? element("small", "", node.id)
+        : linked(tree, place ? rewritten : original, open), element("b", "", scores[place])],
+    })), share);
     made.append(both);
     return made;
   }
@@ -181,33 +132,6 @@ const nodePanel = (() => {
       made.unshift(titled("Refinement", element("p", "outcome", refinement.meaning + ".")));
     }
     return made;
-  }
-
-  const listed = (texts) => {
-    const list = element("ul", "plain");
-    list.append(...texts.map((text) => element("li", "", text)));
-    return list;
-  };
-
-  function principles(columns, scales) {
-    const scored = columns.filter(({ view }) => view && Object.keys(view.scores).length);
-    if (!scored.length) return [];
-    const table = element("table", "principles");
-    const head = element("tr");
-    head.append(...["Principle", ...scored.map(({ name }) => name)].map((name) => {
-      const cell = element("th", "", name);
-      cell.scope = "col";
-      return cell;
-    }));
-    const top = element("thead"), body = element("tbody");
-    top.append(head);
-    body.append(...principleRows(scored, scales));
-    table.append(element("caption", "hidden", "Scores by principle"), top, body);
-    const made = titled("Scores by principle", table);
-    if (scored.some(({ view }) => Object.keys(view.grades).length)) {
-      made.append(element("p", "small", "Small columns: the judge's probabilities of the grades 1 to 5."));
-    }
-    return [made];
   }
 
   function chips(node) {
@@ -243,10 +167,10 @@ const nodePanel = (() => {
       : [element("p", "small", node.parent === undefined ? "Every path starts here, with the request alone." : "An empty step.")];
     panel.replaceChildren(head, numbers(node), ...vetoes(tree, node, open),
       ...(before.words ? [folded(`Text so far (${counted(before.words, "word")})`, prose("Text so far", ...before.parts))] : []),
-      ...text, ...critiques(tree, node, open), ...principles(columns, scales),
+      ...text, ...critiques(tree, node, open), ...principleTable(columns, scales),
       ...(node.facts ? [titled("Facts it states", listed(node.facts.map(([id, fact]) => `${id}  ${fact}`)))] : []),
       ...(node.failures ? [titled("Model calls that gave nothing usable", listed(Object.entries(node.failures).map(([call, why]) => `${call}: ${why}`)))] : []));
   }
 
-  return { fill, describe, glyph, statesOf, scoreOf, folded, linked, prose, leftOut, STATES };
+  return { fill, describe, statesOf, scoreOf, linked, STATES };
 })();

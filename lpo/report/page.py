@@ -4,67 +4,31 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lpo.report.answers import answer_section
+from lpo.report.corrections import CorrectionSection, correction_section
 from lpo.report.data import RunData, read_run
+from lpo.report.facts import facts
 from lpo.report.honesty import caveats
-from lpo.report.pairs import pair_section
+from lpo.report.kinds import RunKind
+from lpo.report.pairs import PairSection, pair_section
+from lpo.report.plans import plan_section, row_section
+from lpo.report.run_files import run_files
 from lpo.report.samples import sample_section
 from lpo.report.scores import score_section
-from lpo.report.story import facts, rerun_command, stations, summary
+from lpo.report.sources import sources
+from lpo.report.story import again_command, next_step, rerun_command, stations, summary
 from lpo.report.training import training_section
-from lpo.report.trees import tree_section
+from lpo.report.trees import TreeSection, tree_section
 from lpo.storage import write_atomic
 
-FILES = (
-    ("config.yaml", "the configuration as resolved; running it again continues this run"),
-    ("manifest.json", "versions, hardware, commit, hashes, seed, time of each stage"),
-    ("pairs.jsonl", "the preference pairs, one JSON object per line"),
-    ("trees.jsonl", "every candidate the searches saw, with scores, facts and critiques"),
-    ("rejected_rows.jsonl", "what was dropped, with the reason"),
-    ("build.json", "counts of the build"),
-    ("metrics.jsonl", "what training logged"),
-    ("samples.jsonl", "texts written during training"),
-    ("train/final", "the trained adapter or model"),
-    ("eval/answers.base.jsonl", "held-out answers of the base model"),
-    ("eval/answers.trained.jsonl", "held-out answers of the trained model"),
-    ("eval/preferences.jsonl", "log-probabilities of held-out pairs"),
-    ("scores.json", "scores with their intervals"),
-    ("journal.sqlite", "every model call, so that none is made twice"),
-    ("log.jsonl", "the log"),
-)
-
-
-@dataclass(frozen=True)
-class RunFile:
-    """A file of the run directory."""
-
-    path: str
-    meaning: str
-    size: str | None
-    """None when it is not there yet."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A paper whose method this run used."""
-
-    what: str
-    title: str
-    address: str
-
-
-LONGDPO = Source("how the pairs are built", "LongDPO: Unlock Better Long-form Generation Abilities for LLMs via "
-                 "Critique-augmented Stepwise Information", "arXiv 2502.02095")
-DPO = Source("what training rests on", "Direct Preference Optimization: Your Language Model is Secretly a Reward Model",
-             "arXiv 2305.18290")
-LONGWRITER = Source("the length score and the counting of words", "LongWriter: Unleashing 10,000+ Word Generation from "
-                    "Long Context LLMs", "arXiv 2408.07055")
+STYLES = ("report.css", "trees.css", "corrections.css", "answers.css")
+SCRIPTS = ("elements.js", "texts.js", "report.js", "node_panel.js", "trees.js", "corrections.js")
 
 
 def write_report(run_dir: Path) -> Path:
@@ -93,16 +57,39 @@ def render(run: RunData) -> str:
     environment = Environment(loader=PackageLoader("lpo.report", ""), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
-    css = "".join(map(_part, ("report.css", "trees.css")))
-    script = "".join(map(_part, ("elements.js", "report.js", "node_panel.js", "trees.js")))
+    css = "".join(map(_part, STYLES))
+    script = "".join(map(_part, SCRIPTS))
+    pairs, trees, corrections = _looked_at(run)
     return environment.get_template("page.html.jinja").render(
-        run=run, summary=summary(run), stations=stations(run), facts=facts(run), caveats=caveats(run),
-        scores=score_section(run), training=training_section(run), pairs=pair_section(run), trees=tree_section(run),
+        run=run, sections=sections(run), summary=summary(run), stations=stations(run), facts=facts(run),
+        caveats=caveats(run),
+        scores=score_section(run), training=training_section(run), pairs=pairs, trees=trees, corrections=corrections,
+        answers=answer_section(run) if _has(run, "answers") else None,
+        rows=row_section(run) if _has(run, "rows") else None, plans=plan_section(run) if _has(run, "plans") else None,
         samples=sample_section(run),
-        files=_files(run.folder), sources=_sources(run), command=rerun_command(run.folder),
-        again=rerun_command(run.folder, f"name={run.name}-again"), today=datetime.now().strftime("%Y-%m-%d %H:%M"),
+        data={name: {"entries": section.entries, "scales": section.scales} for name, section in (
+            ("pair-data", pairs), ("tree-data", trees), ("correction-data", corrections))
+            if section is not None and section.entries},
+        files=run_files(run), sources=sources(run), command=rerun_command(run), again=again_command(run),
+        next_step=next_step(run) if not run.kind.gives_pairs else None,
+        today=datetime.now().strftime("%Y-%m-%d %H:%M"),
         css=css, script=script, policy=content_policy(css, script),
     )
+
+
+def sections(run: RunData) -> tuple[tuple[str, str], ...]:
+    """`(id, title)` of the sections of the page."""
+    return tuple(section for section in run.kind.sections if section[0] != "answers" or run.kind is not RunKind.SCRIPTS
+                 or run.candidates)  # corrections of a file come without answers of their own
+
+
+def _has(run: RunData, name: str) -> bool:
+    return name in dict(run.kind.sections)
+
+
+def _looked_at(run: RunData) -> tuple[PairSection | None, TreeSection | None, CorrectionSection | None]:
+    return (pair_section(run) if _has(run, "pairs") else None, tree_section(run) if _has(run, "trees") else None,
+            correction_section(run) if _has(run, "corrections") else None)
 
 
 def content_policy(css: str, script: str) -> str:
@@ -117,26 +104,3 @@ def _hash(text: str) -> str:
 
 def _part(name: str) -> str:
     return resources.files("lpo.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _files(folder: Path) -> tuple[RunFile, ...]:
-    return tuple(RunFile(path, meaning, _size(folder / path)) for path, meaning in FILES)
-
-
-def _size(path: Path) -> str | None:
-    if not path.exists():
-        return None
-    size = float(path.stat().st_size if path.is_file() else
-                 sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
-    for name in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {name}" if name == "B" or size >= 10 else f"{size:.1f} {name}"
-        size /= 1000
-    return f"{size:.1f} GB"
-
-
-def _sources(run: RunData) -> tuple[Source, ...]:
-    """Papers behind what this run did."""
-    used = ((LONGDPO, run.setting("build", "method") == "longdpo"), (DPO, bool(run.events)),
-            (LONGWRITER, run.scores is not None))
-    return tuple(source for source, applies in used if applies)

@@ -21,6 +21,8 @@ from lpo.report.entries import (
     scales,
     spread,
 )
+from lpo.report.kinds import RunKind
+from lpo.report.pair_lengths import LengthGap
 from lpo.report.scores import Figure, percent
 from lpo.report.tree_file import TreeFile
 from lpo.report.wording import compare
@@ -33,7 +35,7 @@ PREFIX_CHARACTERS = 2_400
 
 REASONS: Mapping[Reason, str] = {
     Reason.TIE: "no candidate was better than another",
-    Reason.SMALL_MARGIN: "the scores lie closer together than build.min_margin",
+    Reason.SMALL_MARGIN: "the scores lie closer together than build.pairs.min_margin",
     Reason.EQUAL_TEXTS: "both sides are the same text",
     Reason.DUPLICATE: "the same prompt stands earlier in the file",
     Reason.EMPTY: "a side or the prompt is empty",
@@ -41,6 +43,12 @@ REASONS: Mapping[Reason, str] = {
     Reason.VETOED: "every candidate contradicts what the answer has stated",
     Reason.NO_VETO: "the rule wants a candidate that contradicts a fact, and there is none",
     Reason.NO_PLAN: "no usable plan came, so there were no steps",
+    Reason.TOO_FEW_SCORED: "fewer answers have a score than build.answers.min_scored",
+    Reason.NO_CORRECTION: "no segment was changed, so there is nothing to prefer",
+    Reason.LEFT_OUT: "more pairs of prefixes than build.correction.full_share allows",
+    Reason.NO_LENGTH: "the prompt asks for no length (build.agent_write.explicit_length)",
+    Reason.OFF_LENGTH: "too far from the length asked for (build.agent_write.min_length_score)",
+    Reason.INCOMPLETE: "a section of the plan was not written",
     Reason.NATURAL_END: "the best step ends the answer; the released code takes no pair from it",
     Reason.HELD_OUT: "the same prompt is held out for the evaluation",
     Reason.OFF_PATH: "the layer does not lie on the path that pairs are taken from",
@@ -80,6 +88,18 @@ class PairSection:
     stability: str | None
     rejected: tuple[RejectedReason, ...]
     rejected_total: int
+    intro: str
+
+
+INTRO: Mapping[RunKind, str] = {
+    RunKind.STEPS: "What the model was taught: after the same beginning, one continuation was scored above another.",
+    RunKind.ANSWERS: "What a model is taught: of two whole answers to one request, one was scored above the other.",
+    RunKind.SCRIPTS: "What the model was taught: the corrected text above the one that was written first, and of whole "
+                     "answers one above another where several were sampled.",
+    RunKind.SCORED: "What the scores would teach a model: of two answers to one question, one was scored above the "
+                    "other.",
+    RunKind.PLANS: "",
+}
 
 
 def pair_section(run: RunData) -> PairSection | None:
@@ -94,9 +114,10 @@ def pair_section(run: RunData) -> PairSection | None:
         total=len(run.pairs), left_out=len(run.pairs) - len(entries), entries=tuple(entries),
         prompts=tuple({entry["group"]: beginning(entry["request"]) for entry in entries}.items()),
         scales=scales(entry[side] for entry in entries for side in ("chosen", "rejected")),
-        largest_margin=max(margins, default=0.0), figures=_figures(run.pairs, margins),
+        largest_margin=max(margins, default=0.0), figures=_figures(run, margins),
         stability=_stability(run.build.stability) if run.build else None,
-        rejected=_rejected(counts, run.rejected), rejected_total=counts.total(),
+        rejected=rejected_reasons(counts, run.rejected), rejected_total=counts.total(),
+        intro=INTRO[run.kind],
     )
 
 
@@ -107,7 +128,7 @@ def _entry(pair: PreferencePair, siblings: Sequence[SearchNode], index: int) -> 
     comparison = compare(sides["chosen"][0], sides["rejected"][0])
     judgements = {"chosen": pair.scores.chosen, "rejected": pair.scores.rejected} if pair.scores else {}
     return {
-        "number": index + 1, "id": pair.id, "group": pair.group, "step": pair.step, "margin": pair.margin,
+        "number": index + 1, "id": pair.id, "group": pair.group, "place": _place(pair), "margin": pair.margin,
         "method": pair.method, "request": request, "request_cut": request_cut,
         "prefix": pair.prefix[cut:], "prefix_cut": cut, "prefix_words": count_words(pair.prefix),
         "shared": round(comparison.shared, 3),
@@ -118,6 +139,20 @@ def _entry(pair: PreferencePair, siblings: Sequence[SearchNode], index: int) -> 
         "siblings": [[rounded(node.judgement.overall), _role(node, pair)] for node in siblings
                      if node.judgement is not None and node.judgement.overall is not None],
     }
+
+
+def _place(pair: PreferencePair) -> str:
+    """Which part of an answer the sides are."""
+    number, segments = pair.provenance.get("segment"), pair.provenance.get("segments")
+    if pair.method in ("best_of_n", "general") or pair.provenance.get("mode") == "full":
+        return "whole answers"
+    if pair.method != "iterdpo":
+        return f"step {pair.step + 1}"
+    if number is None:
+        return "whole answers"
+    of = f" of {segments}" if segments else ""
+    grows = pair.provenance.get("mode") == "prefix" and number > 1
+    return f"{f'segments 1–{number}' if grows else f'segment {number}'}{of}"
 
 
 def _siblings(pair: PreferencePair, trees: TreeFile) -> list[SearchNode]:
@@ -134,7 +169,7 @@ def _role(node: SearchNode, pair: PreferencePair) -> str:
     return sides.get(node.id, "unused")
 
 
-def _figures(pairs: Sequence[PreferencePair], margins: Sequence[float]) -> tuple[Figure, ...]:
+def _figures(run: RunData, margins: Sequence[float]) -> tuple[Figure, ...]:
     figures: list[Figure] = []
     if margins:
         ticks = nice_ticks(0.0, max(margins), count=7)
@@ -143,13 +178,26 @@ def _figures(pairs: Sequence[PreferencePair], margins: Sequence[float]) -> tuple
         figures.append(Figure("Margins", "pairs by margin; a label is where its bar begins", bar_chart(
             "margins", "Margins of the pairs", "; ".join(f"from {label}: {count:g}" for label, count in bars), bars,
             axis_name="margin")))
-    steps = Counter(pair.step for pair in pairs)
+    if run.length_gap is not None:
+        figures.append(_length_figure(run.length_gap))
+    steps = Counter(pair.step for pair in run.pairs)
     if len(steps) > 1:
+        name = "segment" if run.kind is RunKind.SCRIPTS else "step"
         bars = [(str(step + 1), float(steps[step])) for step in range(max(steps) + 1)]
-        figures.append(Figure("Steps", "pairs by step of the answer", bar_chart(
-            "steps", "Pairs by step", "; ".join(f"step {label}: {count:g}" for label, count in bars), bars,
-            axis_name="step")))
+        figures.append(Figure(f"{name.capitalize()}s", f"pairs by {name} of the answer", bar_chart(
+            "steps", f"Pairs by {name}", "; ".join(f"{name} {label}: {count:g}" for label, count in bars), bars,
+            axis_name=name)))
     return tuple(figures)
+
+
+def _length_figure(gap: LengthGap) -> Figure:
+    """A histogram of the differences."""
+    ticks = nice_ticks(min(gap.differences), max(gap.differences), count=6)
+    counts = Counter(sum(difference >= tick for tick in ticks[1:-1]) for difference in gap.differences)
+    bars = [(plain(tick), float(counts[index])) for index, tick in enumerate(ticks[:-1])]
+    described = "; ".join(f"from {label}: {count:g}" for label, count in bars)
+    return Figure("Length, chosen − rejected", f"pairs by words; mean {gap.bracket}; a label is where its bar begins",
+                  bar_chart("lengths", "Words of chosen minus words of rejected", described, bars, axis_name="words"))
 
 
 def _stability(stability: Stability | None) -> str | None:
@@ -166,7 +214,8 @@ def _stability(stability: Stability | None) -> str | None:
     return " ".join(parts)
 
 
-def _rejected(counts: Counter[str], rows: Sequence[RejectedRow]) -> tuple[RejectedReason, ...]:
+def rejected_reasons(counts: Counter[str], rows: Sequence[RejectedRow]) -> tuple[RejectedReason, ...]:
+    """Rows that were dropped, by reason, the most frequent first."""
     meanings = {reason.value: meaning for reason, meaning in REASONS.items()}
     most = max(counts.values(), default=1)
     return tuple(RejectedReason(

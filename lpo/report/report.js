@@ -10,20 +10,17 @@
       counted(view.words, "word"), view.ends ? "ends the answer here" : "the answer goes on",
     ].join(" · ");
     const target = byId(side);
-    target.replaceChildren();
-    view.parts.forEach((part, index) => {
-      if (part) target.append(element(index % 2 ? "span" : "mark", index % 2 ? "shared" : "differs", part));
-    });
+    target.replaceChildren(...markedParts(view.parts));
     if (view.cut) target.append(element("span", "left-out", ` … ${counted(view.cut, "more character")}`));
-    target.classList.toggle("tinted", pair.shared >= 0.25);
-    target.classList.toggle("dimmed", pair.shared < 0.25);
+    target.classList.toggle("tinted", pair.shared >= WHOLE);
+    target.classList.toggle("dimmed", pair.shared < WHOLE);
     target.scrollTop = 0;
   }
 
   function explainMarks(pair) {
     const share = `${number(pair.shared * 100, 0)} % of the words stand in passages that both sides share`;
     if (pair.shared === 0) return "The two sides share no passage: all of it differs.";
-    return pair.shared >= 0.25 ? `${share}. What differs is tinted.` : `${share}; they are grey. The rest differs.`;
+    return pair.shared >= WHOLE ? `${share}. What differs is tinted.` : `${share}; they are grey. The rest differs.`;
   }
 
   function fillPrinciples(pair, scales) {
@@ -56,7 +53,7 @@
 
   function show(pair, scales) {
     byId("pair-facts").replaceChildren(...[
-      ["margin", pair.margin === null ? "no margin" : `margin ${pair.margin > 0 ? "+" : ""}${number(pair.margin)}`], ["", `step ${pair.step + 1}`],
+      ["margin", pair.margin === null ? "no margin" : `margin ${pair.margin > 0 ? "+" : ""}${number(pair.margin)}`], ["", pair.place],
       ["", pair.method], ["id", pair.id],
     ].map(([className, text]) => element("li", className, text)));
     byId("request").textContent = pair.request;
@@ -75,7 +72,7 @@
   }
 
   function startBrowser(data) {
-    let passing = data.pairs;
+    let passing = data.entries;
     let current = 0;
 
     const refresh = () => {
@@ -100,7 +97,7 @@
       const least = Number(byId("filter-margin").value);
       const kept = passing[current];
       byId("least-margin").textContent = number(least);
-      passing = data.pairs.filter((pair) =>
+      passing = data.entries.filter((pair) =>
         (!group || pair.group === group) && (least === 0 || (pair.margin !== null && pair.margin >= least)));
       current = Math.max(0, passing.indexOf(kept));
       refresh();

@@ -1,23 +1,28 @@
-"""What was run, in words: the summary, the way through the stages, the facts."""
+"""What was run, in words: the summary and the way through the stages."""
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from typing import Any
 
 from lpo.report.data import Interval, RunData
+from lpo.report.kinds import RunKind
 from lpo.report.scores import MEASURE, bracket, signed
 
-SHOWN_ARGUMENTS = ("loss_type", "beta", "learning_rate", "max_length")
+
+def plural(count: int, noun: str, many: str | None = None) -> str:
+    """`1 pair`, `2 pairs`; `2 people` where the noun needs it."""
+    return f"{count:,} {noun if count == 1 else many or f'{noun}s'}"
 
 
-def plural(count: int, noun: str) -> str:
-    """`1 pair`, `2 pairs`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+@dataclass(frozen=True)
+class Count:
+    """One number above what a section shows."""
+
+    value: str
+    name: str
+    detail: str = ""
 
 
 def duration(seconds: float) -> str:
@@ -33,8 +38,8 @@ def summary(run: RunData) -> str:
     """The run in one sentence, as far as it has come."""
     parts: list[str] = []
     if run.build is not None:
-        parts.append(f"{plural(run.build.prompts, 'prompt')} → {plural(run.build.layers, 'layer')} → "
-                     f"{plural(len(run.pairs), 'pair')}")
+        made = plural(len(run.pairs), "pair") if run.kind.gives_pairs else plural(len(run.sft), "SFT row")
+        parts.append(f"{plural(run.build.prompts, 'prompt')} → {_looked_at(run)} → {made}")
     elif run.pairs:
         parts.append(plural(len(run.pairs), "pair"))
     if steps := training_steps(run):
@@ -42,6 +47,19 @@ def summary(run: RunData) -> str:
     if run.scores is not None:
         parts.append(_headline(run))
     return "; ".join(parts) + "." if parts else "Nothing has been run yet."
+
+
+def _looked_at(run: RunData) -> str:
+    counts = run.trees.counts
+    match run.kind:
+        case RunKind.STEPS:
+            return plural(run.layers, "layer")
+        case RunKind.ANSWERS | RunKind.SCORED:
+            return plural(run.candidates, "answer")
+        case RunKind.SCRIPTS:
+            return f"{plural(counts.scripts.segments, 'segment')}, {counts.scripts.changed:,} corrected"
+        case RunKind.PLANS:
+            return plural(run.candidates, "section")
 
 
 def _headline(run: RunData) -> str:
@@ -76,22 +94,44 @@ class Station:
 def stations(run: RunData) -> tuple[Station, ...]:
     """The way of the run, stage by stage, with the time and the calls each took."""
     build, scores = run.build, run.scores
+    prompts = Station(f"{build.prompts:,}" if build else "–", "prompts", (), build is not None)
+    rejected = (f"{sum(build.rejected.values()):,} rejected",) if build else ()
+    if not run.kind.gives_pairs:
+        made = Station(f"{len(run.sft):,}" if build or run.sft else "–", "SFT rows", rejected, bool(build or run.sft))
+        return prompts, _written(run), made
+    pairs = Station(f"{len(run.pairs):,}" if build or run.pairs else "–", "pairs", rejected, bool(build or run.pairs))
+    if not run.kind.trains:
+        return prompts, _written(run), pairs
     steps = training_steps(run)
-    trained = run.training
-    learned = [f"on {plural(trained.used, 'pair')}"] if trained else []
+    learned = [f"on {plural(run.training.used, 'pair')}"] if run.training else []
     answers = sum(len(rows) for rows in run.answers.values())
     return (
-        Station(f"{build.prompts:,}" if build else "–", "prompts", (), build is not None),
-        Station(f"{build.candidates:,}" if build else "–", "candidates",
-                (*((f"in {plural(build.layers, 'layer')}",) if build else ()), *_took(run, "build")),
-                build is not None),
-        Station(f"{len(run.pairs):,}" if build or run.pairs else "–", "pairs",
-                (f"{sum(build.rejected.values()):,} rejected",) if build else (), bool(build or run.pairs)),
+        prompts,
+        _written(run),
+        pairs,
         Station(f"{steps:,}" if steps else "–", "training steps", (*learned, *_took(run, "train")), steps > 0),
         Station(f"{answers:,}" if scores else "–", "held-out answers",
                 (*((f"to {plural(scores.n_prompts, 'prompt')}",) if scores else ()), *_took(run, "eval")),
                 scores is not None),
     )
+
+
+def _written(run: RunData) -> Station:
+    """What the build wrote, and how it looked at it."""
+    counts, scripts = run.trees.counts, run.trees.counts.scripts
+    number, name, details = run.candidates, "candidates", [f"in {plural(run.layers, 'layer')}"]
+    match run.kind:
+        case RunKind.ANSWERS | RunKind.SCORED:
+            name, details = "answers", [f"{counts.scored:,} with a score"]
+        case RunKind.SCRIPTS:
+            number, name, details = scripts.segments, "segments", [
+                f"of {plural(scripts.scripts, 'answer')}", f"{scripts.changed:,} corrected"]
+        case RunKind.PLANS:
+            number, name, details = counts.written, "answers", [f"of {plural(run.candidates, 'section')}"]
+        case RunKind.STEPS:
+            pass
+    built = run.build is not None
+    return Station(f"{number:,}" if built else "–", name, (*(details if built else ()), *_took(run, "build")), built)
 
 
 def _took(run: RunData, name: str) -> tuple[str, ...]:
@@ -113,87 +153,24 @@ def _took(run: RunData, name: str) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def facts(run: RunData) -> tuple[tuple[str, str], ...]:
-    """What was run: name and value, those that are known."""
-    manifest = run.manifest
-    judge = run.setting("judge")
-    rows: list[tuple[str, Any]] = [
-        ("Model", run.setting("policy", "model")),
-        ("Judge", _judge(run, judge)),
-        ("Pairs by", _method(run)),
-        ("Trainer", _trainer(run)),
-        ("Seed", manifest.seed if manifest.seed is not None else run.setting("seed")),
-        ("Date", _date(run)),
-        ("Hardware", _hardware(manifest.hardware)),
-        ("Platform", manifest.platform),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in (
-            ("lpo", manifest.lpo), ("Python", manifest.python), *manifest.versions.items()) if version)),
-        ("Commit", _commit(manifest.git)),
-    ]
-    return tuple((name, str(value)) for name, value in rows if value not in (None, ""))
+def rerun_command(run: RunData, *extra: str) -> str:
+    """The command that does what is left of a run. A run without pairs has nothing to train on: its build is all."""
+    config = str(run.folder / "config.yaml")
+    if run.scored is not None:
+        return shlex.join(["lpo", "score", run.scored.file, "--config", config, *extra])
+    return shlex.join(["lpo", "run" if run.kind.trains else "build", config, *extra])
 
 
-def _judge(run: RunData, judge: Any) -> str | None:
-    if not run.config:
-        return None
-    named = "the model itself, by expected grade"
-    if isinstance(judge, Mapping):
-        named = f"{judge.get('model')}, {str(judge.get('method', '')).replace('_', ' ')}"
-    in_reward = run.setting("build", "reward", "judge") != 0
-    return named if in_reward else f"{named}; not part of the training reward"
+def again_command(run: RunData) -> str:
+    """The command that does all of it once more, beside it."""
+    name = f"{run.name}-again"
+    return rerun_command(run, "--to", name) if run.scored is not None else rerun_command(run, f"name={name}")
 
 
-def _method(run: RunData) -> str | None:
-    build = run.setting("build")
-    if not isinstance(build, Mapping):
-        return None
-    reward = run.setting("build", "reward") or {}
-    weights = [f"{name} × {weight:g}" for name, weight in reward.items() if isinstance(weight, (int, float)) and weight]
-    parts = [str(build.get("method")), f"branching {build.get('branching')}", f"depth {build.get('depth')}",
-             f"rejected: {build.get('rejected')}"]
-    return ", ".join(parts) + (f"; reward: {' + '.join(weights)}" if weights else "")
-
-
-def _trainer(run: RunData) -> str | None:
-    train = run.setting("train")
-    if not isinstance(train, Mapping):
-        return None
-    peft = train.get("peft")
-    parts = [str(train.get("trainer")), f"LoRA r {peft.get('r')}" if isinstance(peft, Mapping) else "all weights"]
-    arguments = train.get("args") or {}
-    parts += [f"{name.replace('_', ' ')} {_listed(arguments[name])}" for name in SHOWN_ARGUMENTS if name in arguments]
-    return ", ".join(parts)
-
-
-def _listed(value: Any) -> str:
-    return " + ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _date(run: RunData) -> str | None:
-    finished = [stage.finished for stage in run.manifest.stages.values() if stage.finished]
-    if not finished:
-        return None
-    try:
-        return datetime.fromisoformat(max(finished)).strftime("%Y-%m-%d %H:%M")
-    except ValueError:
-        return max(finished)
-
-
-def _hardware(hardware: Mapping[str, Any]) -> str:
-    accelerators = hardware.get("accelerators")
-    parts = [hardware.get("cpu"), f"{hardware['cores']} cores" if hardware.get("cores") else None,
-             f"{hardware['memory_gb']} GB" if hardware.get("memory_gb") else None,
-             ", ".join(map(str, accelerators)) if accelerators else None,
-             "no accelerator" if accelerators == [] else None]  # None: nothing has looked for one
-    return ", ".join(str(part) for part in parts if part)
-
-
-def _commit(git: Mapping[str, Any] | None) -> str | None:
-    if not git or not git.get("commit"):
-        return None
-    return f"{str(git['commit'])[:12]}{' with uncommitted changes' if git.get('dirty') else ''}"
-
-
-def rerun_command(folder: Path, *extra: str) -> str:
-    """The command that does what is left of a run."""
-    return shlex.join(["lpo", "run", str(folder / "config.yaml"), *extra])
+def next_step(run: RunData) -> str:
+    """Python that fine-tunes on the rows of a run, where it makes rows."""
+    rows, model = str(run.folder / "sft.jsonl"), run.setting("policy", "model")
+    return "\n".join([
+        "from datasets import load_dataset", "from trl import SFTTrainer", "",
+        f'rows = load_dataset("json", data_files={json.dumps(rows)}, split="train").select_columns("messages")',
+        f"SFTTrainer(model={json.dumps(str(model or '...'))}, train_dataset=rows).train()"])

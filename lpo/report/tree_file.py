@@ -5,86 +5,14 @@ Trees hold every text that a search saw, so a run of many prompts has more of th
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lpo.errors import DataError
-from lpo.records import RefinementOutcome, SearchNode, SearchTree
+from lpo.records import SearchTree
 from lpo.report.reading import placed_rows, record, row_of
-
-DUPLICATE = "duplicate"
-"""How the note of a node begins that was set aside because an earlier sibling has the same text."""
-
-
-@dataclass
-class TreeCounts:
-    """What the searches of a run did, counted over all of its trees."""
-
-    trees: int = 0
-    layers: int = 0
-    """Sets of siblings."""
-    candidates: int = 0
-    """Nodes without the roots, rewritten steps included."""
-    paths: int = 0
-    rollouts: int = 0
-    facts: int = 0
-    vetoed: int = 0
-    """Candidates that contradict a fact, or several."""
-    unscored: int = 0
-    """Candidates that the scorer gave no score."""
-    unscored_rollouts: int = 0
-    refinements: Counter[RefinementOutcome] = field(default_factory=Counter)
-    set_aside: Counter[str] = field(default_factory=Counter)
-    """Candidates by the first word of their note: `duplicate`, `empty`, ..."""
-    failures: Counter[str] = field(default_factory=Counter)
-    """Nodes by the call that gave nothing usable: `facts`, `check`."""
-    grade_masses: int = 0
-    grade_mass: float = 0.0
-    """Sum over `grade_masses` grades: how much next-token probability fell on the grades."""
-
-    @property
-    def mean_grade_mass(self) -> float | None:
-        """Mean share of next-token probability that fell on the grades; None when no judgement tells it."""
-        return self.grade_mass / self.grade_masses if self.grade_masses else None
-
-    def add(self, tree: SearchTree) -> None:
-        """Count a tree."""
-        self.trees += 1
-        self.layers += len({node.parent for node in tree.nodes if node.parent is not None})
-        self.paths += len(tree.paths)
-        rollouts = [path.rollout for path in tree.paths if path.rollout is not None]
-        self.rollouts += len(rollouts)
-        self.unscored_rollouts += sum(rollout.judgement is None or rollout.judgement.overall is None
-                                      for rollout in rollouts)
-        for node in tree.nodes:
-            self._add_node(node)
-
-    def _add_node(self, node: SearchNode) -> None:
-        self.candidates += node.parent is not None
-        self.facts += len(node.facts)
-        self.vetoed += bool(node.vetoes)
-        self.failures.update(node.failures.keys())
-        if node.note is not None:
-            self.set_aside[node.note.replace(":", " ").split(" ", 1)[0]] += 1
-        if node.refinement is not None:
-            self.refinements[node.refinement.outcome] += 1
-        if node.judgement is not None:
-            self.unscored += node.judgement.unscored is not None
-            masses = grade_masses(node.judgement.parts)
-            self.grade_masses += len(masses)
-            self.grade_mass += sum(masses)
-
-
-def grade_masses(parts: Mapping[str, Any]) -> list[float]:
-    """How much next-token probability fell on the grades, wherever the parts of a judgement hold it."""
-    masses: list[float] = []
-    for name, value in parts.items():
-        if isinstance(value, Mapping):
-            masses += value.values() if name == "grade_mass" else grade_masses(value)
-    return masses
+from lpo.report.tree_counts import TreeCounts
 
 
 @dataclass(frozen=True)

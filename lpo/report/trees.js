@@ -4,7 +4,7 @@
   const WIDTH = 98, HEIGHT = 26, DOWN = 35, EDGE = 12, TOP = 44, LEVELS = 6;
   const NEAREST = 128, FARTHEST = 216; // from one layer to the next
   let across = NEAREST;
-  const { fill, describe, glyph, statesOf, scoreOf, folded, linked, prose, leftOut, STATES } = nodePanel;
+  const { fill, describe, statesOf, scoreOf, linked, STATES } = nodePanel;
 
   const words = (text, attributes) => {
     const made = drawing("text", attributes);
@@ -262,7 +262,7 @@
     }
 
     function choose(index) {
-      tree = data.trees[index];
+      tree = data.entries[index];
       current = 0;
       opened = undefined;
       panel.hidden = true;

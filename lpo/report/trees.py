@@ -15,21 +15,17 @@ from lpo.report.entries import (
     judged,
     request_of,
     rounded,
-    sample,
     scales,
-    spread,
 )
-from lpo.report.story import plural
-from lpo.report.tree_file import DUPLICATE, TreeCounts, TreeFile
+from lpo.report.fitting import fitting
+from lpo.report.story import Count, plural
+from lpo.report.tree_counts import DUPLICATE, TreeCounts
 from lpo.report.tree_layout import lay_out
 from lpo.report.wording import compare
 from lpo.words import count_words
 
 TREE_BYTES = 1_200_000
 """Room for trees on the page."""
-TEXT_CHARACTERS = (24_000, 6_000, 1_500)
-"""How much of a step's text is shown: the most with which enough trees fit, or else the least."""
-ENOUGH = 12
 
 OUTCOMES: Mapping[RefinementOutcome, str] = {
     RefinementOutcome.ACCEPTED: "accepted: the search goes on from the rewritten step",
@@ -41,15 +37,6 @@ OUTCOMES: Mapping[RefinementOutcome, str] = {
     RefinementOutcome.NO_BETTER_SIBLING: "no sibling is better by any principle, so the critic had nothing to show",
     RefinementOutcome.NO_CRITIQUE: "the critic gave no usable reply",
 }
-
-
-@dataclass(frozen=True)
-class Count:
-    """One number above the trees."""
-
-    value: str
-    name: str
-    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +61,7 @@ def tree_section(run: RunData) -> TreeSection | None:
     """The section on search trees, or None when there is none."""
     if not run.trees:
         return None
-    entries, limit = _fitting(run.trees)
+    entries, limit = fitting(run.trees, tree_entry, TREE_BYTES)
     counts = run.trees.counts
     return TreeSection(
         total=len(run.trees), left_out=len(run.trees) - len(entries), counts=tuple(_counted(counts)),
@@ -111,27 +98,16 @@ def _tried(counts: TreeCounts) -> str:
     return f"of {tried.total():,} tried: {', '.join(parts)}"
 
 
-def _fitting(trees: TreeFile) -> tuple[list[dict[str, Any]], int]:
-    """Trees spread evenly over the run, as many as there is room for; and the limit of their texts."""
-    order = spread(list(trees))
-    entries: list[dict[str, Any]] = []
-    limit = TEXT_CHARACTERS[0]
-    for limit in TEXT_CHARACTERS:
-        entries = sample((tree_entry(tree, index + 1, limit) for index, identifier in order
-                          if (tree := trees.get(identifier)) is not None and tree.nodes), TREE_BYTES)
-        if len(entries) >= min(ENOUGH, len(trees)):
-            break
-    return sorted(entries, key=lambda entry: entry["number"]), limit
-
-
-def tree_entry(tree: SearchTree, number: int, limit: int) -> dict[str, Any]:
+def tree_entry(tree: SearchTree, number: int, limit: int) -> dict[str, Any] | None:
     """A tree as JSON values; nodes are named by their place in the list, those that are not in the tree by None.
 
     Args:
-        tree: At least a root.
+        tree: Of the run; None comes of one without a node.
         number: Of the tree in the run, from 1.
         limit: Characters of a text that are kept.
     """
+    if not tree.nodes:
+        return None
     nodes = _ordered(tree.nodes)
     index = {node.id: place for place, node in enumerate(nodes)}
     places = lay_out({node.id: node.parent for node in nodes})

@@ -31,3 +31,11 @@ def visit(chromium: Any, report: Path, *, width: int = 1400, scheme: str = "ligh
     assert visited.messages == []
     assert visited.dialogs == []
     assert [url for url in visited.requests if not url.startswith("data:")] == [report.as_uri()]
+
+
+def boxes(page: Any, *selectors: str) -> list[dict[str, float]]:
+    """Where elements stand, all at one moment: the page may still be scrolling."""
+    return page.evaluate("""selectors => selectors.map((selector) => {
+        const { x, y, width, height } = document.querySelector(selector).getBoundingClientRect();
+        return { x, y, width, height };
+    })""", list(selectors))

@@ -157,7 +157,7 @@ def test_the_policy_allows_this_script_and_this_style_and_nothing_else(page):
 
 
 def test_texts_that_look_like_markup_are_shown_as_text(page):
-    attack = next(entry for entry in page.data()["pairs"] if entry["id"] == "attack/1")
+    attack = next(entry for entry in page.data()["entries"] if entry["id"] == "attack/1")
     shown = "".join(attack["chosen"]["parts"])
     for text in ATTACKS:
         assert text in shown
@@ -168,7 +168,7 @@ def test_texts_that_look_like_markup_are_shown_as_text(page):
 
 def test_pairs_reach_the_page_letter_by_letter(page, run_dir):
     pairs = [PreferencePair.model_validate(row) for row in read_jsonl(run_dir / "pairs.jsonl")]
-    entries = {entry["id"]: entry for entry in page.data()["pairs"]}
+    entries = {entry["id"]: entry for entry in page.data()["entries"]}
     assert set(entries) == {pair.id for pair in pairs}
     for pair in pairs:
         entry = entries[pair.id]
@@ -176,11 +176,11 @@ def test_pairs_reach_the_page_letter_by_letter(page, run_dir):
         assert "".join(entry["rejected"]["parts"]) == pair.rejected
         assert entry["prefix"] == pair.prefix
         assert (entry["chosen"]["ends"], entry["rejected"]["ends"]) == (pair.chosen_ends, pair.rejected_ends)
-        assert entry["margin"] == pair.margin and entry["step"] == pair.step
+        assert entry["margin"] == pair.margin and entry["place"] == f"step {pair.step + 1}"
 
 
 def test_each_pair_brings_its_judgement_and_its_siblings(page):
-    entry = next(entry for entry in page.data()["pairs"] if entry["id"] == "harbour/0")
+    entry = next(entry for entry in page.data()["entries"] if entry["id"] == "harbour/0")
     assert list(entry["chosen"]["scores"]) == ["expected_grade", "accuracy", "purpose", "harmless", "consistency",
                                                "breadth", "reading", "insight", "length"]
     assert all(abs(sum(weights) - 1) < 1e-3 and len(weights) == 5 for weights in entry["chosen"]["grades"].values())
@@ -310,7 +310,7 @@ def test_half_an_emoji_does_not_stop_the_page(tmp_path):
     rows = read_jsonl(folder / "pairs.jsonl")
     rows[0]["chosen"] = "cut \ud83d here"
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    entry = page_of(folder).data()["pairs"][0]
+    entry = page_of(folder).data()["entries"][0]
     assert "".join(entry["chosen"]["parts"]) == "cut \ufffd here"
 
 
@@ -333,7 +333,7 @@ def test_a_large_run_stays_under_four_megabytes_and_says_what_it_leaves_out(tmp_
     report = write_report(folder)
     assert 2_000_000 < report.stat().st_size < 4_000_000
     page = Page(report.read_text(encoding="utf-8"))
-    shown = page.data()["pairs"]
+    shown = page.data()["entries"]
     numbers = [entry["number"] for entry in shown]
     assert numbers == sorted(numbers) and 5 < len(numbers) < 120
     assert max(numbers) > 100 and min(numbers) < 20, "the sample is spread over the run"

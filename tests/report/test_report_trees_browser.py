@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from browsing import visit
+from browsing import boxes, visit
 from sample_run import ATTACKS, make_run
 from sample_trees import CRITIQUE, REWRITTEN, ROLLOUT, TWELVE, WEAK
 
@@ -65,7 +65,7 @@ def test_a_click_opens_a_node_and_the_rewritten_text_stands_beside_the_original(
         assert page.locator("#node-title").inner_text() == "Step 0.3.0"
         assert page.locator("#node .side.base .prose").text_content() == WEAK
         assert page.locator("#node .side.trained .prose").text_content() == REWRITTEN
-        one, other = (page.locator(f"#node .side.{side}").bounding_box() for side in ("base", "trained"))
+        one, other = boxes(page, "#node .side.base", "#node .side.trained")
         assert one["y"] == other["y"] and one["x"] + one["width"] < other["x"]
         assert "filed a notch" in page.locator("#node .side.trained mark").first.inner_text()
         assert "accepted: the search goes on" in page.locator("#node .outcome").inner_text().lower()
@@ -219,7 +219,7 @@ def test_on_a_narrow_screen_only_the_drawing_scrolls(chromium, report, scheme):
             assert widest <= 400
         page.locator("#tree-choice").select_option("0")
         node(page, "0.3.0").click()
-        one, other = (page.locator(f"#node .side.{side}").bounding_box() for side in ("base", "trained"))
+        one, other = boxes(page, "#node .side.base", "#node .side.trained")
         assert one["x"] == other["x"] and one["y"] + one["height"] < other["y"], "stacked"
         page.keyboard.press("ArrowRight")
         node(page, "0.0.0.0").focus()
