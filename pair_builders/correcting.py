@@ -21,6 +21,7 @@ from lpo.llm.json_object import NotJsonError, read_as
 from lpo.pair_builders.notes import one_line
 from lpo.records import Aspect, Fault, Prompt
 from lpo.templates import Templates, fence
+from lpo.words import count_words
 
 BEFORE_CHARACTERS = 24_000
 """Characters of the corrected text before a segment that are shown with it, at most: its end. A text that is longer
@@ -28,6 +29,9 @@ would be read again for every segment."""
 
 MAX_ADVICE = 600
 """Characters of one piece of advice, at most; the prompts ask for one sentence."""
+
+KEPT_LINE = 80
+"""Characters of a copied line that are told."""
 
 MOST_FAULTS = 4
 """Lines of a list of faults that a base model continues, at most: a small one would go on for ever."""
@@ -104,6 +108,11 @@ class Segment:
     before: str
     text: str
     last: bool
+
+    @property
+    def shown(self) -> str:
+        """What is shown of the text before it: all of it, or its end."""
+        return self.before.strip()[-BEFORE_CHARACTERS:].lstrip()
 
 
 @dataclass(frozen=True)
@@ -185,8 +194,7 @@ class Corrector:
     def _render(self, question: str, segment: Segment, **more: Sequence[str]) -> tuple[str, str]:
         """A prompt and the mark that fences its texts; critique and revision of a segment begin alike in JSON."""
         request, context = segment.prompt.request, segment.prompt.context or ""
-        before = segment.before.strip()
-        shown = before[-BEFORE_CHARACTERS:].lstrip()
+        shown, before = segment.shown, segment.before.strip()
         inside = (text for texts in more.values() for text in texts)
         mark = fence(request, request, context, shown, segment.text, *inside)
         asked = self._templates.render(
@@ -302,8 +310,8 @@ def checked_revision(text: str, segment: Segment, asked: str, mark: str) -> str:
         mark: Fences the texts in it.
 
     Raises:
-        NoReplyError: It is empty, repeats marks of the question or the text before the segment, or stands in the
-            question word for word and not in the segment: an example, or the advice.
+        NoReplyError: It is empty, holds a mark, repeats all of the text before the segment or a part of it and nothing
+            else, or has lines of the question that are not the user's: an example, a label, the advice.
     """
     text = text.strip()
     if not text:
@@ -311,10 +319,13 @@ def checked_revision(text: str, segment: Segment, asked: str, mark: str) -> str:
     if mark in text:
         raise NoReplyError(NoReply.UNPARSABLE, "the revision holds a mark of the question", text)
     flat, own, before = one_line(text), one_line(segment.text), one_line(segment.before)
-    if before and before in flat and before not in own:
-        raise NoReplyError(NoReply.UNPARSABLE, "the revision repeats all that stands before the passage", text)
-    if flat in one_line(asked) and flat not in own:
-        raise NoReplyError(NoReply.UNPARSABLE, "the revision stands in the question already", text)
+    if before and (before in flat or flat in before) and before not in own and flat not in own:
+        raise NoReplyError(NoReply.UNPARSABLE, "the revision repeats what stands before the passage", text)
+    ours = _without(asked, segment.prompt.request, segment.prompt.context or "", segment.shown, segment.text)
+    copied = (_lines(text) & _lines(ours)) - _lines(segment.text)
+    if copied or (flat in one_line(ours) and flat not in own):
+        line = min(copied, default=flat)[:KEPT_LINE]
+        raise NoReplyError(NoReply.UNPARSABLE, f"the revision copies {line!r} from the question", text)
     return text
 
 
@@ -328,6 +339,18 @@ def _usable(found: Sequence[Fault | str], reply: str) -> SegmentCritique:
     if found and not faults:
         raise NoReplyError(NoReply.UNPARSABLE, dropped, reply)
     return SegmentCritique(faults, dropped or None)
+
+
+def _lines(text: str) -> set[str]:
+    """The lines of several words, without white space at their ends."""
+    return {line.strip() for line in text.split("\n") if count_words(line) > 1}
+
+
+def _without(asked: str, *texts: str) -> str:
+    """A question without the user's texts in it, the longest first: what is left is ours, or the other editor's."""
+    for text in sorted(filter(None, texts), key=len, reverse=True):
+        asked = asked.replace(text, "\n")
+    return asked
 
 
 def _letters(text: str) -> str:

@@ -26,6 +26,7 @@ from lpo.records import (
     ScriptSegment,
     fingerprint,
 )
+from lpo.segmentation import align_texts
 from lpo.storage import clean_values, iter_jsonl
 from lpo.writing_config import SegmentsConfig
 
@@ -147,8 +148,6 @@ def _aligned(values: Mapping[str, Any], where: str, config: SegmentsConfig) -> l
         whole = [values[name] for name in TEXTS]
         if not all(isinstance(text, str) for text in whole):
             raise DataError('"original" and "revised" must be texts', where=where, mend=_MEND)
-        from lpo.segmentation import align_texts
-
         return align_texts(whole[0], whole[1], config)
     raise DataError("it holds " + (" and ".join(columns) if columns else "no correction"), where=where, mend=_MEND)
 

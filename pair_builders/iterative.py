@@ -33,6 +33,7 @@ from lpo.records import (
     SearchTree,
 )
 from lpo.reward import Draft
+from lpo.segmentation import split_segments
 
 
 class IterativeCorrection:
@@ -87,8 +88,6 @@ class IterativeCorrection:
         return answers
 
     async def _corrected(self, prompt: Prompt, draft: SearchNode, seed: int) -> Script:
-        from lpo.segmentation import split_segments
-
         originals = split_segments(draft.text, self._config.segments)
         done: list[ScriptSegment] = []
         for index, original in enumerate(originals):
