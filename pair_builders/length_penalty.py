@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import median
+from statistics import median_low
 
 from lpo.records import SearchNode
 from lpo.words import count_words
@@ -28,7 +28,7 @@ def debiased(siblings: Sequence[SearchNode], penalty: float) -> list[SearchNode]
     if not penalty or not siblings:
         return list(siblings)
     words = [max(1, count_words(node.text)) for node in siblings]
-    middle = median(words)
+    middle = median_low(words)
     return [_lowered(node, penalty * math.log2(count / middle)) for node, count in zip(siblings, words, strict=True)]
 
 
