@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, Any, cast
 
@@ -26,6 +27,9 @@ MAX_TITLE = 300
 """Characters of a title, at most: a longer one is no plan of a section but its text."""
 
 MAX_WORDS = 1_000_000
+
+LONG_SECTIONS = 400
+"""From this length on the sections of a text with budgets should have 200 to 1,000 words each, as AgentWrite has it."""
 
 _LINE = re.compile(r"([0-9]+)[.)]\s+(.+?)(?:\s*\(\s*(?:about\s+)?([0-9]+)\s+words?\s*\))?\.?")
 _MEND = 'give "plan" as a list of titles, or of {"title": "...", "words": 200}'
@@ -69,41 +73,59 @@ class Planner:
         self._dialect = dialect
         self._templates = templates
 
-    async def plan(self, prompt: Prompt, *, max_sections: int) -> tuple[PlannedSection, ...]:
+    async def plan(self, prompt: Prompt, *, max_sections: int,
+                   tolerance: float | None = None) -> tuple[PlannedSection, ...]:
         """The plan of a prompt: the one it brings (`meta["plan"]`), else a new one.
+
+        With a `tolerance` the words of the sections are budgets: they must add up to the prompt's `target_words`, where
+        it has one, and a plan that cannot be used is asked for once more, with what was wrong with it.
 
         Args:
             prompt: The writing task.
             max_sections: The model is told; a longer plan is refused.
+            tolerance: How far the budgets may be off, as a share of the length asked for; None: words are only a hint.
 
         Raises:
             NoReplyError: No usable plan came.
             DataError: The prompt brings a plan that cannot be used.
             BackendError: The model cannot be used.
         """
-        given = given_plan(prompt, max_sections=max_sections)
+        given = given_plan(prompt, max_sections=max_sections, tolerance=tolerance)
         if given is not None:
             return given
+        try:
+            return await self._written(prompt, max_sections, tolerance)
+        except NoReplyError as error:
+            if tolerance is None or error.reason is not NoReply.UNPARSABLE:
+                raise
+            return await self._written(prompt, max_sections, tolerance, wrong=one_line(error.detail)[:MAX_TITLE])
+
+    async def _written(self, prompt: Prompt, max_sections: int, tolerance: float | None,
+                       wrong: str | None = None) -> tuple[PlannedSection, ...]:
         json = self._dialect is Dialect.JSON
-        reply = await ask(self._llm, self._request(prompt, max_sections))
+        reply = await ask(self._llm, self._request(prompt, max_sections, budgets=tolerance is not None, wrong=wrong))
         try:
             sections = _read_json(reply) if json else _read_list(self._list(reply))
             plan = _checked(sections, max_sections)
             _refuse_repetition(plan)
+            if tolerance is not None and prompt.target_words is not None:
+                _refuse_budgets(plan, prompt.target_words, tolerance)
             return plan
         except (NotJsonError, _NotAPlanError) as error:
             raise NoReplyError(NoReply.UNPARSABLE, str(error), reply) from None
 
-    def _request(self, prompt: Prompt, max_sections: int) -> Request:
-        request, json = prompt.request, self._dialect is Dialect.JSON
-        more = {} if json else {"chat": self._dialect is Dialect.CHAT}
+    def _request(self, prompt: Prompt, max_sections: int, *, budgets: bool, wrong: str | None) -> Request:
+        request, target, json = prompt.request, prompt.target_words, self._dialect is Dialect.JSON
+        more = {"long_sections": budgets and (target is None or target >= LONG_SECTIONS)} if json else \
+            {"chat": self._dialect is Dialect.CHAT}
         asked = self._templates.render(
             "plan_json.jinja" if json else "plan_text.jinja", request=request, fence=fence(request, request),
-            max_sections=max_sections, target_words=prompt.target_words, **more,
+            max_sections=max_sections, target_words=target, wrong=wrong, **more,
         )
         stop = ("\n\n",) if self._dialect is Dialect.TEXT else ()
         sampling = Sampling(max_tokens=self._config.max_tokens, temperature=0, stop=stop)
-        return self._dialect.question(asked, sampling, "plan", _schema(max_sections) if json else None)
+        question = self._dialect.question(asked, sampling, "plan", _schema(max_sections) if json else None)
+        return replace(question, index=0 if wrong is None else 1)
 
     def _list(self, reply: str) -> str:
         """The whole list; plain text goes on after the first number, which the prompt ends with."""
@@ -117,12 +139,25 @@ def _refuse_repetition(plan: Sequence[PlannedSection]) -> None:
             raise _NotAPlanError(f"section {number} repeats the one before it")
 
 
-def given_plan(prompt: Prompt, *, max_sections: int) -> tuple[PlannedSection, ...] | None:
+def _refuse_budgets(plan: Sequence[PlannedSection], target: int, tolerance: float) -> None:
+    """The words of all sections must be there and add up to the length asked for."""
+    without = [number for number, section in enumerate(plan, start=1) if section.words is None]
+    if without:
+        raise _NotAPlanError(f"section {without[0]} has no number of words")
+    total = sum(section.words or 0 for section in plan)
+    if abs(total - target) > tolerance * target:
+        raise _NotAPlanError(f"the words of its sections add up to {total}, not to {target}")
+
+
+def given_plan(prompt: Prompt, *, max_sections: int,
+               tolerance: float | None = None) -> tuple[PlannedSection, ...] | None:
     """The plan that a prompt brings along: `meta["plan"]`, a list of titles or of `{title, words}`.
 
     Args:
         prompt: The writing task.
         max_sections: A longer plan is an error: it would never be written to its end.
+        tolerance: As for `Planner.plan`; it concerns plans that give the words of every section. Others share the
+            length asked for among their sections.
 
     Returns:
         None when it brings none.
@@ -137,13 +172,24 @@ def given_plan(prompt: Prompt, *, max_sections: int) -> tuple[PlannedSection, ..
         if isinstance(given, list) else given
     where = f"plan of prompt {prompt.id!r}"
     try:
-        return _checked(_GIVEN.validate_python(rows), max_sections)
+        plan = _checked(_GIVEN.validate_python(rows), max_sections)
+        budgets = all(section.words is not None for section in plan)
+        if tolerance is not None and prompt.target_words is not None and budgets:
+            _refuse_budgets(plan, prompt.target_words, tolerance)
+        return plan
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{place}: {first['msg']}".removeprefix(": "), where=where, mend=_MEND) from None
     except _NotAPlanError as error:
-        raise DataError(str(error), where=where, mend=f"{_MEND}; build.depth limits their number") from None
+        raise DataError(str(error), where=where, mend=f"{_MEND}; {_limits(tolerance)}") from None
+
+
+def _limits(tolerance: float | None) -> str:
+    """The settings that a given plan must keep to."""
+    if tolerance is None:
+        return "build.depth limits their number"
+    return "build.agent_write limits their number (max_sections) and their words (tolerance)"
 
 
 def section_prompt(prompt: Prompt, plan: Sequence[PlannedSection], index: int, templates: Templates) -> Dialogue:
@@ -158,11 +204,16 @@ def section_prompt(prompt: Prompt, plan: Sequence[PlannedSection], index: int, t
         index: Which section, from 0.
         templates: The wording.
     """
-    shares = _shares(prompt, plan)
-    rows = [{"title": one_line(section.title), "words": shares[position] if shares else section.words}
-            for position, section in enumerate(plan)]
     plain = isinstance(prompt.prompt, str)
-    return with_notes(prompt.dialogue, templates.render("section.jinja", plan=rows, index=index, plain=plain))
+    return with_notes(prompt.dialogue, templates.render("section.jinja", plan=section_rows(prompt, plan), index=index,
+                                                        plain=plain))
+
+
+def section_rows(prompt: Prompt, plan: Sequence[PlannedSection]) -> list[dict[str, str | int | None]]:
+    """The plan as templates show it: title and words of each section, scaled to the length asked for."""
+    shares = _shares(prompt, plan)
+    return [{"title": one_line(section.title), "words": shares[position] if shares else section.words}
+            for position, section in enumerate(plan)]
 
 
 def section_words(prompt: Prompt, plan: Sequence[PlannedSection], index: int) -> int | None:
