@@ -5,6 +5,8 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 PROMPTS_PATH = FOLDER / "data" / "prompts.jsonl"
 """The project's own set of long-form writing prompts, in English and Chinese."""
+DOCUMENTS_PATH = FOLDER / "data" / "documents.jsonl"
+"""A few short documents of the project's own, each with a question about it."""
 
 
 def recipes() -> dict[str, str]:

@@ -28,7 +28,8 @@ class PromptsConfig(Section):
     """Where writing tasks come from."""
 
     path: str = "builtin"
-    """`builtin` (the project's own set), a .jsonl file, or `hub:<dataset>[:split]` for a dataset of the hub."""
+    """`builtin` (the project's own set), `builtin:documents` (four short documents, each with a question about it), a
+    .jsonl file, or `hub:<dataset>[:split]` for a dataset of the hub."""
     limit: int | None = Field(default=None, gt=0)
     """Build from at most this many prompts (of the build split)."""
     language: Literal["any", "en", "zh"] = "any"

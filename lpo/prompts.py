@@ -20,11 +20,13 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from lpo.config import PromptsConfig
-from lpo.configs import PROMPTS_PATH
+from lpo.configs import DOCUMENTS_PATH, PROMPTS_PATH
 from lpo.errors import DataError, NothingLeftError
 from lpo.records import Dialogue, Message, Prompt, Reason, RejectedRow, fingerprint
 from lpo.storage import clean_values, iter_jsonl
 
+SHIPPED = {"builtin": PROMPTS_PATH, "builtin:documents": DOCUMENTS_PATH}
+"""The project's own prompts, by the name they are given by."""
 HELD_OUT_SHARE = 4
 """One prompt in this many is held out."""
 NEAR = 0.8
@@ -195,7 +197,7 @@ def _rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """`(line number, row)` of any source; rows of a dataset are numbered from 1 as well."""
     if path.startswith("hub:"):
         return enumerate(hub_rows(path.removeprefix("hub:")), start=1)
-    file = PROMPTS_PATH if path == "builtin" else Path(path).expanduser()
+    file = SHIPPED.get(path) or Path(path).expanduser()
     if file.is_dir():
         raise DataError("this is a folder", where=path, mend="give a .jsonl file, 'builtin' or hub:<dataset>")
     return iter_jsonl(file)

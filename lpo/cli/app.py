@@ -146,6 +146,27 @@ def check(config: Config, overrides: Overrides = None, debug: Debug = False) -> 
 
 
 @app.command()
+def score(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines: query and answer, prompt and answer, or "
+                                         "prompt and answers; context where there is a document.")],
+    overrides: Overrides = None,
+    config: Annotated[str, typer.Option("--config", help="A YAML file or a recipe of method best_of_n: who judges, and "
+                                        "what counts.")] = "longreward_demo",
+    contexts: Annotated[Path | None, typer.Option("--contexts", metavar="FILE", help="JSON lines with idx and context, "
+                                                  "for answers without one.")] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="NAME", help="Name of the run; default: the file's, with "
+                                           "-scores after it.")] = None,
+    redo: Redo = None,
+    debug: Debug = False,
+) -> None:
+    """Score answers that are there already, by LongReward or other scorers; best and worst make pairs."""
+    from lpo.run.scoring import score as score_file
+
+    for line in score_file(file, overrides or (), config=config, contexts=contexts, name=to, redo=_stage(redo)):
+        typer.echo(line)
+
+
+@app.command()
 def serve(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="demo:gemma-3-270m, a Hugging Face name or a folder.")],
     flags: Annotated[list[str] | None, typer.Argument(metavar="-- FLAGS", help="More of vLLM's own flags.")] = None,
