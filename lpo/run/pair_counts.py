@@ -77,12 +77,14 @@ def table(counts: Sequence[RuleCounts], build: BuildConfig) -> list[str]:
 
 def _settings(build: BuildConfig) -> str:
     rules = build.pairs
-    if build.method == "iterdpo":
-        share = build.correction.full_share
-        return "full_share " + ("none" if share is None else f"{share:g}") + " (prefix)"
     per_layer = "all" if rules.per_layer is None else str(rules.per_layer)
     priced = f"per_layer {per_layer}, length_penalty {rules.length_penalty:g}"
+    if build.method in ("longdpo", "longdpo_released"):
+        return (f"chosen {rules.chosen} (margin: whoever), min_margin {rules.min_margin:g} (vetoed: none), {priced}, "
+                f"layers {rules.layers}")
+    of_answers = f"min_margin {rules.min_margin:g}, {priced}, min_scored {build.answers.min_scored}"
     if build.method == "best_of_n":
-        return f"min_margin {rules.min_margin:g}, {priced}, min_scored {build.answers.min_scored}"
-    return (f"chosen {rules.chosen} (margin: whoever), min_margin {rules.min_margin:g} (vetoed: none), {priced}, "
-            f"layers {rules.layers}")
+        return of_answers
+    share = build.correction.full_share
+    return f"full_share {'none' if share is None else f'{share:g}'} (prefix); of its answers: {rules.rejected}, " \
+           f"{of_answers}"

@@ -60,9 +60,10 @@ def derive(run: str, options: Mapping[str, Any], *, name: str | None = None) -> 
 
     Args:
         run: A run directory, or its name under runs/; its build is complete.
-        options: Settings of `build.pairs` that replace the run's (`per_layer` may be `all`), or for a run of method
-            iterdpo `mode`. With `rejected` (or `mode`) the pairs are written to `pairs.<rule>.jsonl` and
-            `rejected_rows.<rule>.jsonl` in the run; without it all rules (or modes) are compared.
+        options: Settings of `build.pairs` that replace the run's (`per_layer` may be `all`), and for a run of method
+            iterdpo, where they are about its answers, `mode`. With `rejected` (iterdpo: `mode`) the pairs are written
+            to `pairs.<rule>.jsonl` and `rejected_rows.<rule>.jsonl` in the run; without it all rules (or modes) are
+            compared.
         name: Make a new run of this name beside it instead, whose build is complete.
 
     Returns:
@@ -83,7 +84,7 @@ def derive(run: str, options: Mapping[str, Any], *, name: str | None = None) -> 
         config = _renamed(config, directory, name, build)
         written = _new_run(config, directory)
         return [*written.lines, f"train on them: lpo run {directory.path.parent / name / 'config.yaml'}"]
-    if options.keys() & {RULE, MODE}:
+    if (MODE if build.method == "iterdpo" else RULE) in options:
         rule = _rule(build)
         files = _Files(directory / f"pairs.{rule}.jsonl", directory / f"rejected_rows.{rule}.jsonl")
         written = _write(config.model_copy(update={"build": _by_rule(build, rule)}), directory, files)
@@ -118,14 +119,17 @@ def rules_for(method: str) -> tuple[str, ...]:
                               mend="give a run whose build makes pairs")
         case "iterdpo":
             return MODES
-        case "best_of_n":
-            return tuple(rule for rule in RULES if rule != "vetoed")
         case _:
-            return RULES
+            return _rules_among_siblings(method)
+
+
+def _rules_among_siblings(method: str) -> tuple[str, ...]:
+    """The rules for siblings; whole answers are not checked against facts, so none of these is vetoed."""
+    return tuple(rule for rule in RULES if rule != "vetoed" or method not in ("best_of_n", "iterdpo"))
 
 
 def _rule(build: BuildConfig) -> str:
-    """By which rule (or mode) a build takes its pairs, where it takes any by one."""
+    """By which rule (or mode) a build takes its pairs."""
     return build.correction.mode if build.method == "iterdpo" else build.pairs.rejected
 
 
@@ -134,7 +138,7 @@ def _by_rule(build: BuildConfig, rule: str) -> BuildConfig:
     pairs follow no rule.
     """
     if build.method == "iterdpo":
-        return build.model_copy(update={"correction": build.correction.model_copy(update={MODE: rule})})
+        return build.model_copy(update={"correction": _with(build.correction, {MODE: rule})})
     method = "longdpo" if build.method == RELEASED else build.method
     return build.model_copy(update={"method": method, "pairs": build.pairs.model_copy(update={RULE: rule})})
 
@@ -157,28 +161,28 @@ def read_trees(path: Path) -> Iterator[SearchTree]:
 
 def _changed(build: BuildConfig, options: Mapping[str, Any]) -> BuildConfig:
     """The build with other settings of its pairs."""
-    known = {key: get_args(section.model_fields[key].annotation) for key, section in (
-        ("chosen", PairsConfig), ("layers", PairsConfig))} | {RULE: rules_for(build.method), MODE: MODES}
+    known = {RULE: _rules_among_siblings(build.method), MODE: rules_for(build.method), **{
+        key: get_args(PairsConfig.model_fields[key].annotation) for key in ("chosen", "layers")}}
     for key, value in options.items():
-        if key in known and (key == MODE) == (build.method == "iterdpo") and value not in known[key]:
+        _check_is_read(build, key)
+        if key in known and value not in known[key]:
             raise ConfigError(f"there is no {value!r}{suggestion(str(value), known[key])}", where=OPTIONS[key],
                               mend=f"one of: {', '.join(known[key])}")
-        _check_is_read(build.method, key)
-    if MODE in options:
-        return build.model_copy(update={"correction": _with(build.correction, options)})
     changes = {key: None if (key, value) == ("per_layer", EVERY) else value for key, value in options.items()}
+    if MODE in changes:
+        build = _by_rule(build, changes.pop(MODE))
     return build.model_copy(update={"pairs": _with(build.pairs, changes)})
 
 
-def _check_is_read(method: str, key: str) -> None:
-    """Refuse an option that says nothing of this method's pairs."""
-    if method == "iterdpo" and key != MODE:
-        raise ConfigError("a corrected answer has no siblings to choose among", where=OPTIONS[key],
-                          mend=f"--mode decides which pairs it gives: {', '.join(MODES)}")
-    if method != "iterdpo" and key == MODE:
-        raise ConfigError(f"a run of method {method} has no corrected answers", where=OPTIONS[key],
+def _check_is_read(build: BuildConfig, key: str) -> None:
+    """Refuse an option that says nothing of these pairs."""
+    if key == MODE and build.method != "iterdpo":
+        raise ConfigError(f"a run of method {build.method} has no corrected answers", where=OPTIONS[key],
                           mend="--rule decides which pairs its trees give")
-    if method == "best_of_n" and key in _NOT_OF_ANSWERS:
+    if key != MODE and build.method == "iterdpo" and build.answers.samples < 2 and build.answers.extension is None:
+        raise ConfigError("there is one answer to each prompt, so there are no siblings to choose among",
+                          where=OPTIONS[key], mend=f"--mode decides which pairs it gives: {', '.join(MODES)}")
+    if key in _NOT_OF_ANSWERS and build.method in ("best_of_n", "iterdpo"):
         raise ConfigError(_NOT_OF_ANSWERS[key], where=OPTIONS[key], mend="leave that option out")
 
 
