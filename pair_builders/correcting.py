@@ -30,6 +30,9 @@ would be read again for every segment."""
 MAX_ADVICE = 600
 """Characters of one piece of advice, at most; the prompts ask for one sentence."""
 
+FEW_WORDS = 5
+"""A whole revision of no more words may stand elsewhere as well: that is chance, or what the advice asks for."""
+
 KEPT_LINE = 80
 """Characters of a copied line that are told."""
 
@@ -240,7 +243,8 @@ def read_fault_list(reply: str, asked: str) -> SegmentCritique:
     """Read a list of `aspect: advice`, from the first line to the first that is no item.
 
     What a model writes after its list is of no concern. A first item `none` says that nothing is wrong. An item of
-    another aspect is dropped, and so is advice that stands in the question already: small models repeat examples.
+    another aspect is dropped, and so is advice that stands in the question or before it: small models repeat examples,
+    and themselves.
 
     Args:
         reply: The whole reply.
@@ -249,7 +253,7 @@ def read_fault_list(reply: str, asked: str) -> SegmentCritique:
     Raises:
         NoReplyError: The first line is no item, or faults are named and none can be used.
     """
-    flat = one_line(asked).casefold()
+    known = one_line(asked).casefold()
     found: list[Fault | str] = []
     for number, line in enumerate(reply.strip().split("\n")[:MOST_FAULTS]):
         item = _ITEM.fullmatch(line.strip())
@@ -261,11 +265,11 @@ def read_fault_list(reply: str, asked: str) -> SegmentCritique:
         aspect = next((one for one in Aspect if named is not None and one.value == named[1].casefold()), None)
         if named is None or aspect is None:
             found.append(f"fault {number + 1}: names none of the aspects")
-        elif one_line(named[2]).casefold() in flat:
-            found.append(f"fault {number + 1}: the advice stands in the question already")
+        elif (advice := one_line(named[2])).casefold() in known:
+            found.append(f"fault {number + 1}: the advice was given already")
         else:
-            fault = _fault(aspect, "", one_line(named[2]))
-            found.append(fault or f"fault {number + 1}: advice has 1 to {MAX_ADVICE} characters")
+            known += f"\n{advice.casefold()}"
+            found.append(_fault(aspect, "", advice) or f"fault {number + 1}: advice has 1 to {MAX_ADVICE} characters")
     if not found:
         raise NoReplyError(NoReply.UNPARSABLE, "the reply does not begin with a list", reply)
     return _usable(found, reply)
@@ -319,11 +323,12 @@ def checked_revision(text: str, segment: Segment, asked: str, mark: str) -> str:
     if mark in text:
         raise NoReplyError(NoReply.UNPARSABLE, "the revision holds a mark of the question", text)
     flat, own, before = one_line(text), one_line(segment.text), one_line(segment.before)
-    if before and (before in flat or flat in before) and before not in own and flat not in own:
+    long = count_words(text) > FEW_WORDS
+    if before and before not in own and (before in flat or (long and flat in before and flat not in own)):
         raise NoReplyError(NoReply.UNPARSABLE, "the revision repeats what stands before the passage", text)
     ours = _without(asked, segment.prompt.request, segment.prompt.context or "", segment.shown, segment.text)
     copied = (_lines(text) & _lines(ours)) - _lines(segment.text)
-    if copied or (flat in one_line(ours) and flat not in own):
+    if copied or (long and flat in one_line(ours) and flat not in own):
         line = min(copied, default=flat)[:KEPT_LINE]
         raise NoReplyError(NoReply.UNPARSABLE, f"the revision copies {line!r} from the question", text)
     return text
@@ -342,8 +347,9 @@ def _usable(found: Sequence[Fault | str], reply: str) -> SegmentCritique:
 
 
 def _lines(text: str) -> set[str]:
-    """The lines of several words, without white space at their ends."""
-    return {line.strip() for line in text.split("\n") if count_words(line) > 1}
+    """The lines of several words, and labels (`Passage:`), without white space at their ends."""
+    lines = (line.strip() for line in text.split("\n"))
+    return {line for line in lines if count_words(line) > 1 or line.endswith(":")}
 
 
 def _without(asked: str, *texts: str) -> str:

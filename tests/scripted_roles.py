@@ -49,18 +49,36 @@ def role_of(schema: dict[str, Any] | None) -> str:
     """Who is asked, by the form of the reply."""
     names = set((schema or {}).get("properties", {}))
     roles = {"facts": "extractor", "contradictions": "checker", "suggestion": "critic", "sections": "planner",
-             "accuracy": "judge"}
+             "faults": "editor", "revised": "reviser", "accuracy": "judge"}
     return next((role for name, role in roles.items() if name in names), "policy")
 
 
 def reply_as(role: str, prompt: str, rng: random.Random) -> str | None:
-    """The reply of the extractor or the checker; None for other roles."""
+    """The reply of the extractor, the checker or those who correct segments; None for other roles."""
     texts = quoted(prompt)
     if role == "extractor":
         return json.dumps({"facts": sentences(texts[-1])[:3]})
     if role == "checker":
         return json.dumps(_verdict(texts[-2], texts[-1], rng))
+    if role == "editor":
+        return json.dumps({"analysis": "Read.", "faults": _faults(texts[-1], rng)})
+    if role == "reviser":
+        return json.dumps({"revised": _revised(texts[-2], rng)})
     return None
+
+
+def _faults(passage: str, rng: random.Random) -> list[dict[str, str]]:
+    """None in one passage of four, else something about one of its sentences."""
+    if rng.random() < 0.25:
+        return []
+    aspect = rng.choice(["factuality", "coherence", "repetition"])
+    return [{"aspect": aspect, "quote": rng.choice(sentences(passage)), "advice": "Say it in other words."}]
+
+
+def _revised(passage: str, rng: random.Random) -> str:
+    """The passage with one of its sentences in other words; paragraphs are kept."""
+    words = rng.choice(sentences(passage))
+    return passage.replace(words, f"{words[:-1]}, in other words, number {rng.randint(0, 999)}.", 1)
 
 
 def _verdict(facts: str, passage: str, rng: random.Random) -> dict[str, Any]:
