@@ -11,14 +11,18 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
+from lpo.errors import DataError
 from lpo.segmentation.splitting import split_segments
+from lpo.segmentation.word_limit import CJK
 from lpo.writing_config import SegmentsConfig
 
-LEAST_SIMILARITY = 0.25
+LEAST_SIMILARITY = 0.3
 """Segments less alike than this are not versions of each other: one was struck out, the other inserted."""
 
-_CJK = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_TOKEN = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
+_MOST_CELLS = 16_000_000
+"""Of the table of all pairs of segments; half a gigabyte."""
+
+_TOKEN = re.compile(rf"[{CJK}]|[^\W{CJK}]+|[^\w\s]")
 
 
 def align_texts(original: str, revised: str, config: SegmentsConfig) -> list[tuple[str, str]]:
@@ -36,13 +40,17 @@ def align(original: Sequence[str], revised: Sequence[str]) -> list[tuple[str, st
     was moved is a deletion and an insertion.
 
     Args:
-        original: N segments.
+        original: N segments; empty ones are left out.
         revised: M segments. Time and memory grow with N times M, without what is equal at both ends.
 
     Returns:
         Pairs (original, revised), "" where a segment has no partner, deletions before insertions. The first entries
         joined are the original, the second ones the revised text.
+
+    Raises:
+        DataError: N times M, without what is equal at both ends, is more than 16 million.
     """
+    original, revised = ([text for text in texts if text] for texts in (original, revised))
     head = _equal(original, revised)
     tail = _equal(original[head:][::-1], revised[head:][::-1])
     middle = _align(original[head:len(original) - tail], revised[head:len(revised) - tail])
@@ -63,6 +71,9 @@ def _equal(one: Sequence[str], other: Sequence[str]) -> int:
 def _align(original: Sequence[str], revised: Sequence[str]) -> list[tuple[str, str]]:
     if not original or not revised:
         return [*((text, "") for text in original), *(("", text) for text in revised)]
+    if len(original) * len(revised) > _MOST_CELLS:
+        raise DataError(f"{len(original)} and {len(revised)} segments are too many to align",
+                        mend="cut the texts into longer segments (segments.by, segments.max_words)")
     gains = similarities(original, revised) - LEAST_SIMILARITY
     # No number of merely similar pairs outweighs one of equal segments.
     gains += (min(len(original), len(revised)) + 1.0) * _are_equal(original, revised)

@@ -57,12 +57,14 @@ def markdown_blocks(text: str) -> list[Block]:
     return [Block(kind, at, end) for (at, kind), end in zip(marks, ends, strict=True) if end > at]
 
 
-_PLAIN = re.compile(r"[^\W\d_]")
+_BEGINNINGS = frozenset("#`~=-|:*_><+0123456789")
+"""What a line begins with that is more than a line of a paragraph."""
+
 _HEADING = re.compile(r"#{1,6}(?:[ \t]|$)")
 _FENCE = re.compile(r"(`{3,}+)[^`]*+$|(~{3,}+)")
 _UNDERLINE = re.compile(r"(?:=++|-++)$")
 _RULE = re.compile(r"([-*_])(?:[ \t]*+\1){2,}+$")
-_MARKER = re.compile(r"([-+*]|(\d{1,9})[.)])(?:([ \t]++)|$)")
+_MARKER = re.compile(r"([-+*]|([0-9]{1,9})[.)])(?:([ \t]++)|$)")
 _DELIMITER_ROW = re.compile(r"\|?+[ \t]*+:?-++:?[ \t]*+(?:\|[ \t]*+:?-++:?[ \t]*+)*+\|?+$")
 _HTML = re.compile(r"</?+([a-zA-Z][a-zA-Z0-9-]*+)(?=[\s>/]|$)")
 _HTML_ALONE = re.compile(r"</?+[a-zA-Z][a-zA-Z0-9-]*+(?:\s[^<>]*+)?+>$")
@@ -84,11 +86,12 @@ class _Fence:
     """Of the list it stands in: a line that is indented less ends the list, and the fence with it. 0: in none."""
 
 
-@dataclass
 class _Scanner:
     """What has been read so far. `marks` holds where blocks begin."""
 
-    def __post_init__(self) -> None:
+    __slots__ = ("_fence", "_fresh", "_html", "_list", "_nested", "_paragraph", "_row", "_table", "marks")
+
+    def __init__(self) -> None:
         self.marks: list[tuple[int, BlockKind]] = []
         self._fresh = True  # the next line that holds something begins a block
         self._paragraph: int | None = None  # where the open paragraph at the top level begins
@@ -106,30 +109,32 @@ class _Scanner:
         if not words:
             self._close()
             return
-        if _PLAIN.match(line):
+        if words[0] not in _BEGINNINGS and line[0] == words[0]:
             self._plain(line, start)
             return
-        indent = _indent(line)
+        indent = 0 if line[0] == words[0] else _indent(line)
         if self._list and indent >= self._list:
             self._inside_list(words, start)
         elif indent > 3:
             if self._paragraph is None and not self._nested:
                 self._list = 0
+            if self._table:
+                self._begin(BlockKind.TEXT, start)
             self._continue(start)
-        elif not self._opens(words, indent, start):
+            self._row = (0, "")
+        elif words[0] not in _BEGINNINGS or not self._opens(words, indent, start):
             self._plain(line, start)
 
     def _goes_on(self, line: str, words: str) -> bool:
         """Does the line belong to the open fence or HTML?"""
         if self._fence:
-            marker = self._fence.marker
-            if words.startswith(marker) and not words.strip(marker[0]):
+            marker, columns = self._fence.marker, self._fence.indent
+            if words and columns and _indent(line) < columns:
                 self._fence, self._fresh = None, True
-                return True
-            if not words or not self._fence.indent or _indent(line) >= self._fence.indent:
-                return True
-            self._fence, self._fresh = None, True
-            return False
+                return False
+            if words.startswith(marker) and not words.strip(marker[0]) and (columns or _indent(line) < 4):
+                self._fence, self._fresh = None, True
+            return True
         assert self._html is not None
         if self._html.search(words):
             self._html, self._fresh = None, True
@@ -162,13 +167,17 @@ class _Scanner:
 
     def _inside_list(self, words: str, start: int) -> None:
         content = _content(words)
-        fence = _FENCE.match(content)
+        if not self._open_fence(content, start):
+            self._continue(start)
+            self._nested = _is_text(content)
+
+    def _open_fence(self, content: str, start: int) -> bool:
+        """Takes a line inside a list that opens a fence."""
+        fence = _FENCE.match(content) if content[:1] in ("`", "~") else None
         if fence:
             self._begin(BlockKind.FENCE, start)
             self._fence = _Fence(fence[1] or fence[2], self._list)
-            return
-        self._continue(start)
-        self._nested = _is_text(content)
+        return fence is not None
 
     def _opens(self, words: str, indent: int, start: int) -> bool:
         """Takes a line at the top level that begins a block, or ends a paragraph as its underline."""
@@ -178,11 +187,11 @@ class _Scanner:
         elif first in "`~" and (fence := _FENCE.match(words)):
             self._leaf(BlockKind.FENCE, start)
             self._fence = _Fence(fence[1] or fence[2], 0)
-        elif first in "=-" and self._paragraph is not None and _UNDERLINE.match(words):
-            self._leaf(BlockKind.HEADING, self._paragraph)
         elif first in "|:-" and self._is_delimiter_row(words):
             self._begin(BlockKind.TABLE, self._row[0])
             self._table = True
+        elif first in "=-" and self._paragraph is not None and _UNDERLINE.match(words):
+            self._leaf(BlockKind.HEADING, self._paragraph)
         elif first in "-*_" and _RULE.match(words):
             self._leaf(BlockKind.TEXT, start)
         elif first == ">":
@@ -191,14 +200,11 @@ class _Scanner:
         elif first == "<" and self._opens_html(words):
             self._html_block(words, start)
         elif (marker := _MARKER.match(words)) and self._may_begin_list(words, marker):
-            self._container(words, start)
-            # A marker and up to four spaces; more belong to indented code.
-            gap = len((marker[3] or " ").expandtabs(4))
-            self._list = indent + len(marker[1]) + (gap if gap <= 4 else 1)
-            fence = _FENCE.match(_content(words))
-            if fence:
-                self._begin(BlockKind.FENCE, start)
-                self._fence = _Fence(fence[1] or fence[2], self._list)
+            content = self._container(words, start)
+            column = indent + len(marker[1])
+            gap = len((" " * column + (marker[3] or " ")).expandtabs(4)) - column
+            self._list = column + (gap if gap <= 4 else 1)  # more spaces belong to indented code
+            self._open_fence(content, start)
         else:
             return False
         return True
@@ -208,12 +214,15 @@ class _Scanner:
         self._begin(kind, start)
         self._list, self._fresh = 0, True
 
-    def _container(self, words: str, start: int) -> None:
+    def _container(self, words: str, start: int) -> str:
+        """Takes a line that begins a list item or a quotation; returns what stands in it."""
         self._continue(start)
         if self._table:
             self._begin(BlockKind.TEXT, start)
         self._paragraph, self._row = None, (0, "")
-        self._nested = _is_text(_content(words))
+        content = _content(words)
+        self._nested = _is_text(content)
+        return content
 
     def _may_begin_list(self, words: str, marker: re.Match[str]) -> bool:
         """In the midst of a paragraph only an item that holds something, and a number only if it is 1."""
@@ -223,9 +232,8 @@ class _Scanner:
 
     def _is_delimiter_row(self, words: str) -> bool:
         head = self._row[1]
-        if not head or not ("|" in words or ":" in words) or not _DELIMITER_ROW.match(words):
-            return False
-        return _cells(head) == _cells(words)
+        is_row = len(words) > 1 and _DELIMITER_ROW.match(words) is not None
+        return is_row and "|" in head and _cells(head) == _cells(words)
 
     def _opens_html(self, words: str) -> bool:
         if any(begin.match(words) for begin, _ in _RAW_HTML):
@@ -233,7 +241,8 @@ class _Scanner:
         name = _HTML.match(words)
         if name and name[1].lower() in _BLOCK_NAMES:
             return True
-        return self._paragraph is None and not self._nested and _HTML_ALONE.match(words) is not None
+        interrupts = self._paragraph is not None or self._nested or self._table
+        return not interrupts and _HTML_ALONE.match(words) is not None
 
     def _html_block(self, words: str, start: int) -> None:
         self._continue(start)
@@ -253,20 +262,24 @@ _BLANK = re.compile(r"^$")
 
 def _indent(line: str) -> int:
     """Columns of white space before the line, tabs to every fourth."""
-    return len(line[: len(line) - len(line.lstrip(" \t"))].expandtabs(4))
+    space = line[: len(line) - len(line.lstrip(" \t"))]
+    return len(space.expandtabs(4)) if "\t" in space else len(space)
+
+
+_MARKERS = re.compile(r"(?:(?:[-+*]|[0-9]{1,9}[.)])(?:[ \t]++|$)|>[ \t]*+)*+")
 
 
 def _content(words: str) -> str:
     """What stands behind the markers of lists and quotations."""
-    return words.lstrip(" \t>") if words[0] == ">" else _MARKERS.sub("", words)
-
-
-_MARKERS = re.compile(r"^(?:(?:[-+*]|\d{1,9}[.)])(?:[ \t]++|$)|>[ \t]*+)++")
+    markers = _MARKERS.match(words)
+    return words[markers.end():] if markers else words
 
 
 def _is_text(content: str) -> bool:
     """Would a plain line after it go on with the same paragraph?"""
-    return bool(content) and not (_HEADING.match(content) or _FENCE.match(content) or _RULE.match(content))
+    if content[:1] not in _BEGINNINGS:
+        return bool(content)
+    return not (_HEADING.match(content) or _FENCE.match(content) or _RULE.match(content))
 
 
 def _cells(row: str) -> int:

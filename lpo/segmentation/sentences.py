@@ -8,21 +8,21 @@ the next one, and where a newline follows, after all of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 from sentencex import get_sentence_boundaries  # pyright: ignore[reportAttributeAccessIssue] - compiled, no stubs
 
-_WINDOW = 1_000
+_WINDOW = 500
 """Characters that are searched at once: sentencex takes quadratic time on many texts, all Chinese ones among them."""
 
-_LEAST_SENTENCE = 100
-"""Characters before the end of a window that are searched again in the next: what ends there may only be cut off."""
+_LOOK_AHEAD = 40
+"""Characters behind a place that tell whether a sentence ends there (`Dr. Smith`)."""
 
 _UNINDEXABLE = re.compile(r"[\ud800-\udfff\0]")
 _LONE_RETURN = re.compile(r"\r(?!\n)")
 _BLANK_LINES = re.compile(r"(?:[ \t\r]*+\n)*")
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _LIST_MARKER = re.compile(r"[\s>]*+(?:\d++[.)]|[-*+])\s*+")
+_MARK = re.compile(r"[.!?。！？…]")
 _TERMINAL = re.compile(r"[.!?。！？…]['\"’”»)\]）】」』*_]*+$")
 _BEFORE_QUOTE = re.compile(r"[.!?…](?=\s+[\"“‘'])|[。！？…](?=[“‘「『])")
 _CJK_END = "。！？…’”」』）】》"
@@ -41,47 +41,47 @@ def after_blank_lines(text: str, position: int) -> int:
     return rest.end() if rest else position
 
 
-def sentence_ends(text: str, start: int, end: int) -> list[int]:
-    """Where sentences end in a paragraph.
+def last_sentence_end(text: str, start: int, end: int, last: int) -> int | None:
+    """The last place in a paragraph where a sentence ends.
 
     Args:
         text: An `indexable` text.
-        start: Where the paragraph begins.
+        start: Where the paragraph begins, or what shall be searched of it.
         end: Where it ends, its newlines included.
+        last: The last place that is wanted.
 
     Returns:
-        Places in the whole text, ascending, each once: behind a full stop (question mark, ...) and what closes with
-        it, before white space; behind the newlines that follow it; or behind CJK punctuation.
+        A place in the whole text, more than `start`, at most `last`: behind a full stop (question mark, ...) and what
+        closes with it, before white space; behind the newlines that follow it; or behind CJK punctuation. None if
+        there is none.
     """
-    ends: set[int] = set()
-    at = start
-    while at < end:
-        stop = min(at + _WINDOW, end)
-        found = sorted(_ends_in_window(text, at, stop, end))
-        ends.update(found)
-        if stop == end:
-            break
-        sure = [place for place in found if place <= stop - _LEAST_SENTENCE]
-        at = max(sure[-1] if sure else 0, stop - _WINDOW // 2)
-    return sorted(ends)
+    stop = last
+    while stop > start:
+        begin = max(start, stop - _WINDOW)
+        if _MARK.search(text, begin, stop):
+            place = _last_in_window(text, begin, min(stop + _LOOK_AHEAD, end), end, last)
+            if place is not None and place > start:
+                return place
+        stop = begin
+    return None
 
 
-def _ends_in_window(text: str, start: int, stop: int, end: int) -> Iterator[int]:
+def _last_in_window(text: str, start: int, stop: int, end: int, last: int) -> int | None:
+    best: int | None = None
     language = "zh" if _HAN.search(text, start, stop) else "en"
-    for sentence in get_sentence_boundaries(language, text[start:stop]):
+    for sentence in reversed(get_sentence_boundaries(language, text[start:stop])):
         words = sentence["text"].rstrip()
         place = start + sentence["start_index"] + len(words)
-        if place == stop < end:
-            continue  # the window ends here, the sentence perhaps not
-        gap = text[place:stop][: len(sentence["text"]) - len(words)]
-        if "\n" in gap:
+        if "\n" in sentence["text"][len(words):]:
             place = min(after_blank_lines(text, place), end)
-        if _ends_sentence(text, start, place, words):
-            yield place
+        if place <= last and _ends_sentence(text, start, place, words):
+            best = place
+            break
     # A text is often cut inside a quotation, and a quotation mark without its partner is what sentencex trips over.
-    for match in _BEFORE_QUOTE.finditer(text, start, stop):
+    for match in _BEFORE_QUOTE.finditer(text, start if best is None else best, min(stop, last)):
         if _ends_sentence(text, start, match.end(), match[0]):
-            yield match.end()
+            best = match.end()
+    return best
 
 
 def _ends_sentence(text: str, start: int, stop: int, words: str) -> bool:

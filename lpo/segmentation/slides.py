@@ -15,6 +15,7 @@ before the first mark is a segment of its own. Marks in code fences are none.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from lpo.segmentation.blocks import BlockKind, markdown_blocks
 
@@ -28,7 +29,7 @@ _NAMED = rf"""(?:
 _MARK = re.compile(rf"""
     ^[ ]{{0,3}}
     (?:
-        (?:\#{{1,6}}[ \t]++ | \*{{1,3}}+ | _{{1,3}}+ | [\[【(（<《])++ [ \t]*+ {_NAMED} (?!\w)
+        (?:\#{{1,6}}[ \t]++ | (?:\*{{1,3}}+|_{{1,3}}+)(?![ \t]) | [\[【(（<《][ \t]*+)++ {_NAMED} (?![^\W_])
       | {_NAMED} (?= [ \t]*+ (?: \r?$ | [:：\-–—.。|/] | of\b ) )
     )""", re.VERBOSE | re.IGNORECASE | re.MULTILINE)
 _RULE = re.compile(r"^ {0,3}([-*_])(?:[ \t]*+\1){2,}+[ \t\r]*+(?:\n(?:[ \t\r]*+\n)*+|\Z)", re.MULTILINE)
@@ -41,21 +42,16 @@ def slide_starts(text: str) -> list[int]:
         text: Any text.
 
     Returns:
-        Places in the text, ascending. A page that would hold nothing but a rule is left out.
+        Places in the text, ascending, without the text's own beginning. A page that would hold nothing but rules is
+        left to the one before it, or to the first.
     """
     fences = [(block.start, block.end) for block in markdown_blocks(text) if block.kind is BlockKind.FENCE]
-    named = {match.start() for match in _MARK.finditer(text)}
-    rules = [match.span() for match in _RULE.finditer(text)]
-    starts = _outside(sorted(named), fences)
-    behind: list[int] = []
-    last = 0
-    for start, end in rules:
-        if text[last:start].strip():
-            behind.append(end)
-        last = end
-    allowed = set(_outside([start for start, _ in rules], fences))
-    kept = {end for start, end in rules if start in allowed}
-    return sorted({*starts, *(end for end in behind if end in kept)})
+    pages = _outside([match.start() for match in _MARK.finditer(text)], fences)
+    rules = {match.start(): match.end() for match in _RULE.finditer(text)}
+    behind = (rules[start] for start in _outside(list(rules), fences))
+    places = sorted({0, *pages, *behind, len(text)})
+    with_text = [start for start, end in pairwise(places) if _RULE.sub("", text[start:end]).strip()]
+    return with_text[1:]
 
 
 def _outside(places: list[int], stretches: list[tuple[int, int]]) -> list[int]:

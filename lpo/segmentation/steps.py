@@ -15,7 +15,7 @@ from typing import Literal
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from lpo.segmentation.sentences import after_blank_lines, indexable, sentence_ends
+from lpo.segmentation.sentences import after_blank_lines, indexable, last_sentence_end
 
 MIN_KEPT = 1 / 3
 """Smallest share of a step's characters that a cut may leave: a shorter step wastes what was sampled."""
@@ -23,9 +23,6 @@ MIN_KEPT = 1 / 3
 _RUN_UP = 500
 """Characters before the first place for a cut that are read along: a sentence begins somewhere among them."""
 
-_WINDOW = 20_000
-"""Characters of a paragraph, from its end, that are searched for sentence ends: sentencex takes quadratic time on some
-hostile texts."""
 
 @dataclass(frozen=True)
 class CutStep:
@@ -121,5 +118,7 @@ def _inner_ends(text: str, starts: list[int], blocks: list[Token], first: int) -
         if block.type == "tr_open":
             if text[end - 1:end] == "\n":
                 yield end
-        else:
-            yield from sentence_ends(text, max(start, end - _WINDOW, first - _RUN_UP), end)
+            continue
+        place = last_sentence_end(text, max(start, first - _RUN_UP), end, end)
+        if place is not None:
+            yield place

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from lpo.segmentation.blocks import Block, BlockKind
-from lpo.segmentation.sentences import indexable, sentence_ends
+from lpo.segmentation.sentences import indexable, last_sentence_end
 
-_CJK = "\u3005\u3007\u3040-\u3098\u309b-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+CJK = "\u3005\u3007\u3040-\u3098\u309b-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+"""Chinese and Japanese characters, as they stand inside the brackets of a regular expression."""
+
 _CJK_MARKS = "\u2018-\u201f\u2026\u3001-\u3004\u3008-\u3020\u3030\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
 _LONGEST = 32
-_RUN = re.compile(rf"[{_CJK}]|[^\s{_CJK}{_CJK_MARKS}]{{1,{_LONGEST}}}")
-_COUNTS = re.compile(r"\w")
+_WORD = re.compile(rf"[{CJK}]|[^\W{CJK}][^\s{CJK}{_CJK_MARKS}]{{0,{_LONGEST - 1}}}")
 _SPACE = re.compile(r"\s")
-_IS_CJK = re.compile(rf"[{_CJK}{_CJK_MARKS}]")
+_IS_CJK = re.compile(rf"[{CJK}{_CJK_MARKS}]")
 _OPENERS = "“‘「『（《【〈([{"
 
 
@@ -34,8 +35,8 @@ class _Unit(NamedTuple):
 class WordLimit:
     """Cuts a text so that no segment has more words than the limit, code fences and tables excepted.
 
-    A word is a Chinese or Japanese character, or a run of other characters without white space, of 32 at most, that
-    holds a letter or a digit.
+    A word is a Chinese or Japanese character, or a letter or digit with all that follows it up to white space or a
+    character of those scripts, 32 characters at most.
 
     Args:
         text: The whole text.
@@ -46,7 +47,7 @@ class WordLimit:
         self._text = indexable(text)
         self._limit = words
         # Cuts fall on starts of words or in between, so the words of two parts add up to those of the whole.
-        self._words = [match.start() for match in _RUN.finditer(self._text) if _COUNTS.search(match[0])]
+        self._words = [match.start() for match in _WORD.finditer(self._text)]
 
     def count(self, start: int, end: int) -> int:
         """Words that begin in this part of the text."""
@@ -69,26 +70,23 @@ class WordLimit:
 
     def _cuts(self, unit: _Unit) -> Iterator[int]:
         """Where a unit of too many words is cut: sentence ends, else line ends, else between words."""
-        ends = sentence_ends(self._text, unit.body, unit.end)
         at = bisect_left(self._words, unit.start)
-        start, stop = unit.start, bisect_left(self._words, unit.end)
+        stop = bisect_left(self._words, unit.end)
         while stop - at > self._limit:
             beyond = self._words[at + self._limit]
-            number = bisect_right(ends, beyond) - 1
-            place = ends[number] if number >= 0 else 0
-            if place <= self._words[at]:
-                place = self._text.rfind("\n", max(start, unit.body), beyond) + 1
-            if place <= self._words[at]:
-                place = self._between_words(at, at + self._limit)
+            body = max(self._words[at], unit.body)
+            place = last_sentence_end(self._text, body, unit.end, beyond)
+            if place is None:
+                place = self._text.rfind("\n", body, beyond) + 1 or self._between_words(at, at + self._limit)
             yield place
-            start, at = place, bisect_left(self._words, place)
+            at = bisect_left(self._words, place)
 
     def _between_words(self, first: int, beyond: int) -> int:
         """A place before word `beyond` and behind word `first`: at white space that is not far, or right there."""
         place = self._words[beyond]
         if not _IS_CJK.search(self._text, place - 1, place + 1):
             for word in range(beyond, max(first, beyond - _LONGEST), -1):
-                before = _RUN.match(self._text, self._words[word - 1])
+                before = _WORD.match(self._text, self._words[word - 1])
                 assert before is not None
                 space = _SPACE.search(self._text, before.end(), self._words[word])
                 if space:
