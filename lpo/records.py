@@ -238,7 +238,7 @@ class SearchNode(Record):
     vetoes: tuple[Veto, ...] = ()
     """Facts of earlier steps that it contradicts."""
     failures: dict[str, str] = Field(default_factory=dict[str, str])
-    """Model calls about this node that gave nothing usable: `facts` or `check`, and why."""
+    """Model calls about this node that gave nothing usable: `facts`, `check` or `extend`, and why."""
     origin: Origin = Origin.SAMPLED
     refines: str | None = None
     """Id of the sibling it is a rewritten version of."""
@@ -463,7 +463,8 @@ class Reason(StrEnum):
     NO_CORRECTION = "no_correction"
     """No segment was changed."""
     LEFT_OUT = "left_out"
-    """A pair of prefixes more than `build.correction.full_share` allows."""
+    """A pair of prefixes more than `build.correction.full_share` allows; of a node's note: a lengthened answer that fell
+    to the draw which favours longer ones."""
     NO_LENGTH = "no_length"
     """The prompt asks for no length."""
     OFF_LENGTH = "off_length"
