@@ -98,6 +98,13 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def changes(port: int, slots: int) -> list[tuple[float, int]]:
+    """How many slots were at work, and since when, from the first moment that all were: without the warm-up."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/busy") as reply:
+        found = json.load(reply)["changes"]
+    return found[next(index for index, (_, at_work) in enumerate(found) if at_work >= slots):]
+
+
 def busy_share(changes: Sequence[tuple[float, int]], slots: int) -> float:
     """Share of slot-seconds at work, between the first and the last tenth of the calls."""
     ends = [moment for (moment, now), (_, then) in zip(changes[1:], changes, strict=False) if now < then]
@@ -112,11 +119,7 @@ def busy(folder: Path, trees: int, slots: int, latency: float) -> None:
     with server(latency, slots) as port:
         warmed_up(folder, port, slots)
         cost = timed(configuration(folder, port, trees, slots))
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/busy") as reply:
-            changes = json.load(reply)["changes"]
-        first = next(index for index, (_, at_work) in enumerate(changes) if at_work >= slots)
-        changes = changes[first:]  # without the warm-up
-    share = busy_share(changes, slots)
+        share = busy_share(changes(port, slots), slots)
     print(f"busy: {trees} trees, {cost.calls} calls in {cost.seconds:.1f} s; {share:.1%} of {slots} slots at work "
           f"(target {TARGET_BUSY:.0%}); {1000 * cost.cpu / cost.calls:.2f} ms of our CPU a call (target {TARGET_MS:g})")
 

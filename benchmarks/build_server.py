@@ -1,9 +1,9 @@
-"""A local OpenAI-compatible server with a fixed latency and a fixed number of slots, for `build.py`.
+"""A local OpenAI-compatible server with a fixed latency and so many slots, for `build.py` and `longreward.py`.
 
     python benchmarks/build_server.py --latency 0.5 --slots 64     prints its port, serves until its input is closed
 
-What it says is a function of the request: steps of a few sentences, grades, facts, now and then a contradiction or a
-critique. `GET /busy` gives how many slots were at work, and since when, for every change.
+What it says is a function of the request: steps of a few sentences, grades, facts, critiques, statements and notes.
+`GET /busy` gives how many slots were at work, and since when, for every change.
 """
 
 from __future__ import annotations
@@ -121,6 +121,14 @@ def _json_reply(schema: dict[str, Any], rng: random.Random) -> dict[str, Any]:
         return {"facts": [_sentence(rng) for _ in range(4)]}
     if "contradictions" in schema:
         return {"analysis": "Nothing contradicts.", "contradictions": []}
+    if "statements" in schema:
+        return {"statements": [_sentence(rng) for _ in range(rng.randint(4, 12))]}
+    if "notes" in schema:
+        return {"notes": [_sentence(rng) for _ in range(3)]}
+    if "support" in schema:
+        return {"analysis": "As it stands there.", "support": rng.choice(["full", "partial", "none"])}
+    if "grade" in schema:
+        return {"analysis": "As good as any.", "grade": rng.randint(0, 20) / 2}
     return {"analysis": "Flat.", "relevant": "the river", "suggestion": "Name the place and the year.", "confidence": 4}
 
 
