@@ -463,8 +463,8 @@ class Reason(StrEnum):
     NO_CORRECTION = "no_correction"
     """No segment was changed."""
     LEFT_OUT = "left_out"
-    """A pair of prefixes more than `build.correction.full_share` allows; of a node's note: a lengthened answer that fell
-    to the draw which favours longer ones."""
+    """A pair of prefixes more than `build.correction.full_share` allows; in a node's note, a lengthened answer that
+    fell to the draw which favours longer ones."""
     NO_LENGTH = "no_length"
     """The prompt asks for no length."""
     OFF_LENGTH = "off_length"
