@@ -50,8 +50,9 @@ def answer_section(run: RunData) -> AnswerSection | None:
         return None
     room = ANSWER_BYTES // 2 if run.kind is RunKind.SCRIPTS else ANSWER_BYTES
     entries, _ = fitting(run.trees, answers_entry, room)
+    answered = run.trees.counts.answered
     return AnswerSection(
-        total=len(run.trees), left_out=len(run.trees) - len(entries), counts=tuple(_counted(run)),
+        total=answered, left_out=answered - len(entries), counts=tuple(_counted(run)),
         entries=tuple(entries), figures=tuple(filter(None, [_by_dimension(run)])),
         means=_means(run.scored) if run.scored is not None else None,
         penalty=run.setting("build", "pairs", "length_penalty") or 0.0,
@@ -61,12 +62,13 @@ def answer_section(run: RunData) -> AnswerSection | None:
 def _counted(run: RunData) -> Iterator[Count]:
     counts = run.trees.counts
     origins = [f"{count:,} {ORIGINS.get(origin, origin.value)}" for origin, count in counts.origins.most_common()]
-    yield Count(f"{counts.trees:,}", "prompts" if counts.trees != 1 else "prompt")
+    yield Count(f"{counts.answered:,}", "prompts" if counts.answered != 1 else "prompt")
     yield Count(f"{counts.candidates:,}", "answers", ", ".join(origins) if len(origins) > 1 else "all " + origins[0])
     yield Count(f"{counts.scored:,}", "with a score", f"{counts.unscored:,} unscored" if counts.unscored else "")
     others = counts.set_aside.total() - counts.set_aside[DUPLICATE]
-    yield Count(f"{counts.set_aside.total():,}", "set aside", f"{counts.set_aside[DUPLICATE]:,} as duplicates"
-                + (f", {others:,} for other reasons" if others else "") if counts.set_aside else "")
+    if counts.set_aside:
+        yield Count(f"{counts.set_aside.total():,}", "set aside", f"{counts.set_aside[DUPLICATE]:,} as duplicates"
+                    + (f", {others:,} for other reasons" if others else ""))
 
 
 def answers_entry(tree: SearchTree, number: int, limit: int) -> dict[str, Any] | None:

@@ -176,7 +176,8 @@ def interval_chart(key: str, title: str, description: str, rows: Sequence[Interv
         span: Ends of the axis; default: what the intervals need.
         reference: A value marked by a thin line.
     """
-    label_width, line_height, top = 72, 28, 6
+    line_height, top = 28, 6
+    label_width = max(72, 20 + round(6.3 * max((len(row.label) for row in rows), default=0)))
     values = [value for row in rows if row.mean is not None for value in (row.bounds or (row.mean,))]
     if reference is not None:
         values.append(reference)

@@ -55,7 +55,6 @@
         chips(segment),
         ...(words ? [folded(`Corrected text so far (${counted(words, "word")})`, prose("Corrected text so far", ...before.flatMap(revised)))] : []),
         texts(segment), ...segment.attempts.map((attempt) => attempted(attempt, segment)),
-        ...(segment.attempts.length || segment.state !== "untried" ? [] : [element("p", "small", "Nobody looked at this segment.")]),
       ];
     }
 

@@ -70,7 +70,7 @@ class State(StrEnum):
         return {
             State.CORRECTED: "corrected", State.GIVEN: "corrected by people",
             State.REFUSED: "revised, not taken", State.UNCHANGED: "unchanged",
-            State.FAILED: "no usable attempt", State.UNTRIED: "not tried",
+            State.FAILED: "no usable attempt", State.UNTRIED: "left alone",
         }[self]
 
 

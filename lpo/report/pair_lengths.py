@@ -43,7 +43,7 @@ class LengthGap:
         """`+48 words [+12, +84]`, or the mean alone where there is no interval."""
         low, high = self.interval.low, self.interval.high
         ends = f" [{_signed(low)}, {_signed(high)}]" if low is not None and high is not None else ""
-        return f"{_signed(self.mean)} words{ends}"
+        return f"{_signed(self.mean)} word{'' if abs(round(self.mean)) == 1 else 's'}{ends}"
 
 
 def _signed(words: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lpo.records import PreferencePair, Reason, RejectedRow, SearchNode
+from lpo.records import PreferencePair, Reason, RejectedRow, SearchNode, SearchTree
 from lpo.report.charts import bar_chart, nice_ticks, plain
 from lpo.report.data import RunData, Stability
 from lpo.report.entries import (
@@ -24,7 +24,6 @@ from lpo.report.entries import (
 from lpo.report.kinds import RunKind
 from lpo.report.pair_lengths import LengthGap
 from lpo.report.scores import Figure, percent
-from lpo.report.tree_file import TreeFile
 from lpo.report.wording import compare
 from lpo.words import count_words
 
@@ -106,7 +105,8 @@ def pair_section(run: RunData) -> PairSection | None:
     """The section on pairs, or None before the build."""
     if run.build is None and not run.pairs:
         return None
-    entries = sample((_entry(pair, _siblings(pair, run.trees), index) for index, pair in spread(run.pairs)), PAIR_BYTES)
+    entries = sample((_entry(pair, run.trees.get(str(pair.provenance.get("tree"))), index)
+                      for index, pair in spread(run.pairs)), PAIR_BYTES)
     entries.sort(key=lambda entry: entry["number"])
     margins = [pair.margin for pair in run.pairs if pair.margin is not None]
     counts = Counter(run.build.rejected if run.build else (row.reason.value for row in run.rejected))
@@ -121,8 +121,9 @@ def pair_section(run: RunData) -> PairSection | None:
     )
 
 
-def _entry(pair: PreferencePair, siblings: Sequence[SearchNode], index: int) -> dict[str, Any]:
-    request, request_cut = cut_end(request_of(pair.prompt), REQUEST_CHARACTERS)
+def _entry(pair: PreferencePair, tree: SearchTree | None, index: int) -> dict[str, Any]:
+    # The prompt of a pair begins with the document it is about; that of the tree holds what is asked alone.
+    request, request_cut = cut_end(request_of(pair.prompt if tree is None else tree.prompt.prompt), REQUEST_CHARACTERS)
     cut = max(0, len(pair.prefix) - PREFIX_CHARACTERS)
     sides = {"chosen": cut_end(pair.chosen, SIDE_CHARACTERS), "rejected": cut_end(pair.rejected, SIDE_CHARACTERS)}
     comparison = compare(sides["chosen"][0], sides["rejected"][0])
@@ -130,13 +131,14 @@ def _entry(pair: PreferencePair, siblings: Sequence[SearchNode], index: int) -> 
     return {
         "number": index + 1, "id": pair.id, "group": pair.group, "place": _place(pair), "margin": pair.margin,
         "method": pair.method, "request": request, "request_cut": request_cut,
+        "document": count_words(tree.prompt.context or "") if tree is not None else 0,
         "prefix": pair.prefix[cut:], "prefix_cut": cut, "prefix_words": count_words(pair.prefix),
         "shared": round(comparison.shared, 3),
         **{side: {
             "parts": getattr(comparison, side), "cut": sides[side][1], "words": count_words(getattr(pair, side)),
             "ends": getattr(pair, f"{side}_ends"), **judged(judgements.get(side)),
         } for side in ("chosen", "rejected")},
-        "siblings": [[rounded(node.judgement.overall), _role(node, pair)] for node in siblings
+        "siblings": [[rounded(node.judgement.overall), _role(node, pair)] for node in _siblings(pair, tree)
                      if node.judgement is not None and node.judgement.overall is not None],
     }
 
@@ -155,9 +157,8 @@ def _place(pair: PreferencePair) -> str:
     return f"{f'segments 1–{number}' if grows else f'segment {number}'}{of}"
 
 
-def _siblings(pair: PreferencePair, trees: TreeFile) -> list[SearchNode]:
+def _siblings(pair: PreferencePair, tree: SearchTree | None) -> list[SearchNode]:
     """The candidates of the layer a pair was taken from; none when the pair does not come from a tree."""
-    tree = trees.get(str(pair.provenance.get("tree")))
     if tree is None:
         return []
     parents = {node.parent for node in tree.nodes if node.id == pair.provenance.get("chosen")}
@@ -192,7 +193,7 @@ def _figures(run: RunData, margins: Sequence[float]) -> tuple[Figure, ...]:
 
 def _length_figure(gap: LengthGap) -> Figure:
     """A histogram of the differences."""
-    ticks = nice_ticks(min(gap.differences), max(gap.differences), count=6)
+    ticks = nice_ticks(min(0, *gap.differences), max(0, *gap.differences), count=6)
     counts = Counter(sum(difference >= tick for tick in ticks[1:-1]) for difference in gap.differences)
     bars = [(plain(tick), float(counts[index])) for index, tick in enumerate(ticks[:-1])]
     described = "; ".join(f"from {label}: {count:g}" for label, count in bars)

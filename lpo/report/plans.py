@@ -101,16 +101,26 @@ def _section(tree: SearchTree, place: int, node: SearchNode | None, limit: int) 
     return {
         "number": place, "title": plan.title if plan is not None else "", "planned": plan.words if plan else None,
         "words": count_words(node.text) if node is not None else 0, "text": text, "cut": cut,
-        "note": "not written" if node is None else node.note,
+        "note": _note(node),
     }
+
+
+def _note(node: SearchNode | None) -> str | None:
+    if node is None:
+        return "not written"
+    if "section" in node.failures:
+        return f"not written: {node.failures['section']}"
+    return "cut at a sentence end" if "end" in node.failures else node.note
 
 
 def _verdict(tree: SearchTree, rows: Mapping[str, FineTuningRow], dropped: Mapping[str, RejectedRow]) -> dict[str, Any]:
     """Was the answer kept, and if not, why?"""
     row, reason = rows.get(tree.id), dropped.get(tree.id)
     score = row.length_score if row is not None else None
+    stated = row.target_words if row is not None else None  # where only the prompt's words say it
     return {
-        "kept": row is not None, "reason": reason.reason.value if reason is not None else None,
+        "target": tree.prompt.target_words or stated, "kept": row is not None,
+        "reason": reason.reason.value if reason is not None else None,
         "detail": cut_end(reason.detail, 300)[0] if reason is not None else "",
         "length_score": points(score) if score is not None else None,
     }

@@ -54,6 +54,7 @@
   function show(pair, scales) {
     byId("pair-facts").replaceChildren(...[
       ["margin", pair.margin === null ? "no margin" : `margin ${pair.margin > 0 ? "+" : ""}${number(pair.margin)}`], ["", pair.place],
+      ...(pair.document ? [["", `about a document of ${counted(pair.document, "word")}`]] : []),
       ["", pair.method], ["id", pair.id],
     ].map(([className, text]) => element("li", className, text)));
     byId("request").textContent = pair.request;

@@ -90,48 +90,52 @@ class Station:
     details: tuple[str, ...]
     done: bool
 
+    @classmethod
+    def of(cls, count: int, noun: str, details: tuple[str, ...], done: bool) -> Station:
+        """A stage that has led to so many of something, or not yet to any."""
+        return cls(f"{count:,}" if done else "–", noun if done and count == 1 else f"{noun}s", details, done)
+
 
 def stations(run: RunData) -> tuple[Station, ...]:
     """The way of the run, stage by stage, with the time and the calls each took."""
     build, scores = run.build, run.scores
-    prompts = Station(f"{build.prompts:,}" if build else "–", "prompts", (), build is not None)
+    prompts = Station.of(build.prompts if build else 0, "prompt", (), build is not None)
     rejected = (f"{sum(build.rejected.values()):,} rejected",) if build else ()
     if not run.kind.gives_pairs:
-        made = Station(f"{len(run.sft):,}" if build or run.sft else "–", "SFT rows", rejected, bool(build or run.sft))
+        made = Station.of(len(run.sft), "SFT row", rejected, bool(build or run.sft))
         return prompts, _written(run), made
-    pairs = Station(f"{len(run.pairs):,}" if build or run.pairs else "–", "pairs", rejected, bool(build or run.pairs))
+    pairs = Station.of(len(run.pairs), "pair", rejected, bool(build or run.pairs))
     if not run.kind.trains:
         return prompts, _written(run), pairs
     steps = training_steps(run)
     learned = [f"on {plural(run.training.used, 'pair')}"] if run.training else []
     answers = sum(len(rows) for rows in run.answers.values())
+    to = (f"to {plural(scores.n_prompts, 'prompt')}",) if scores else ()
     return (
         prompts,
         _written(run),
         pairs,
-        Station(f"{steps:,}" if steps else "–", "training steps", (*learned, *_took(run, "train")), steps > 0),
-        Station(f"{answers:,}" if scores else "–", "held-out answers",
-                (*((f"to {plural(scores.n_prompts, 'prompt')}",) if scores else ()), *_took(run, "eval")),
-                scores is not None),
+        Station.of(steps, "training step", (*learned, *_took(run, "train")), steps > 0),
+        Station.of(answers, "held-out answer", (*to, *_took(run, "eval")), scores is not None),
     )
 
 
 def _written(run: RunData) -> Station:
     """What the build wrote, and how it looked at it."""
     counts, scripts = run.trees.counts, run.trees.counts.scripts
-    number, name, details = run.candidates, "candidates", [f"in {plural(run.layers, 'layer')}"]
+    number, name, details = run.candidates, "candidate", [f"in {plural(run.layers, 'layer')}"]
     match run.kind:
         case RunKind.ANSWERS | RunKind.SCORED:
-            name, details = "answers", [f"{counts.scored:,} with a score"]
+            name, details = "answer", [f"{counts.scored:,} with a score"]
         case RunKind.SCRIPTS:
-            number, name, details = scripts.segments, "segments", [
+            number, name, details = scripts.segments, "segment", [
                 f"of {plural(scripts.scripts, 'answer')}", f"{scripts.changed:,} corrected"]
         case RunKind.PLANS:
-            number, name, details = counts.written, "answers", [f"of {plural(run.candidates, 'section')}"]
+            number, name, details = counts.written, "answer", [f"of {plural(run.candidates, 'section')}"]
         case RunKind.STEPS:
             pass
     built = run.build is not None
-    return Station(f"{number:,}" if built else "–", name, (*(details if built else ()), *_took(run, "build")), built)
+    return Station.of(number, name, (*(details if built else ()), *_took(run, "build")), built)
 
 
 def _took(run: RunData, name: str) -> tuple[str, ...]:
@@ -169,8 +173,8 @@ def again_command(run: RunData) -> str:
 
 def next_step(run: RunData) -> str:
     """Python that fine-tunes on the rows of a run, where it makes rows."""
-    rows, model = str(run.folder / "sft.jsonl"), run.setting("policy", "model")
+    rows = str(run.folder / "sft.jsonl")
     return "\n".join([
         "from datasets import load_dataset", "from trl import SFTTrainer", "",
         f'rows = load_dataset("json", data_files={json.dumps(rows)}, split="train").select_columns("messages")',
-        f"SFTTrainer(model={json.dumps(str(model or '...'))}, train_dataset=rows).train()"])
+        'SFTTrainer(model="...", train_dataset=rows).train()'])

@@ -21,6 +21,9 @@ from lpo.records import (
 DUPLICATE = "duplicate"
 """How the note of a node begins that was set aside because an earlier sibling has the same text."""
 
+COMPARED = {CorrectionOutcome.ACCEPTED, CorrectionOutcome.NOT_BETTER, CorrectionOutcome.UNSCORED}
+"""Outcomes of attempts with a revised text, which was taken or not."""
+
 
 @dataclass
 class ScriptCounts:
@@ -35,7 +38,7 @@ class ScriptCounts:
     outcomes: Counter[CorrectionOutcome] = field(default_factory=Counter)
     """Attempts to correct a segment."""
     revised: int = 0
-    """Attempts in which a model wrote a text that differs from the segment as it stood."""
+    """Attempts in which a model wrote a text that was held against the segment as it stood."""
     faults: Counter[Aspect] = field(default_factory=Counter)
     people: Counter[str] = field(default_factory=Counter)
     """Segments by the person who corrected them."""
@@ -66,19 +69,16 @@ class ScriptCounts:
             self.changed += segment.original != segment.revised
             self.inserted += not segment.original and bool(segment.revised)
             self.struck_out += bool(segment.original) and not segment.revised
-            stood = segment.original
             for correction in segment.corrections:
-                self._add(correction, stood)
-                if correction.outcome is CorrectionOutcome.ACCEPTED and correction.text is not None:
-                    stood = correction.text
+                self._add(correction)
 
-    def _add(self, correction: Correction, stood: str) -> None:
+    def _add(self, correction: Correction) -> None:
         self.outcomes[correction.outcome] += 1
         self.faults.update(fault.aspect for fault in correction.faults)
         if correction.outcome is CorrectionOutcome.GIVEN:
             self.people.update([correction.by or "somebody"])
             return
-        self.revised += correction.text is not None and correction.text not in ("", stood)
+        self.revised += correction.outcome in COMPARED
         before, after = (judgement.overall if judgement is not None else None
                          for judgement in (correction.before, correction.after))
         if correction.outcome is CorrectionOutcome.ACCEPTED and before is not None and after is not None:
@@ -94,6 +94,8 @@ class TreeCounts:
     methods: Counter[str] = field(default_factory=Counter)
     written: int = 0
     """Trees with a text in them."""
+    answered: int = 0
+    """Trees with candidates."""
     layers: int = 0
     """Sets of siblings."""
     candidates: int = 0
@@ -129,6 +131,7 @@ class TreeCounts:
         """Count a tree."""
         self.trees += 1
         self.methods[tree.method] += 1
+        self.answered += any(node.parent is not None for node in tree.nodes)
         self.written += any(node.text for node in tree.nodes)
         self.layers += len({node.parent for node in tree.nodes if node.parent is not None})
         self.paths += len(tree.paths)

@@ -52,7 +52,8 @@ def _blocks(first: list[str], second: list[str]) -> list[tuple[int, int, int]]:
     blocks = [(0, 0, head)] if head else []
     end_first, end_second = len(first) - tail, len(second) - tail
     if max(end_first, end_second) - head <= LONGEST:
-        matcher = SequenceMatcher(None, first[head:end_first], second[head:end_second], autojunk=False)
+        # In longer texts a passage is found by its rarer words: one that repeats itself would take minutes otherwise.
+        matcher = SequenceMatcher(None, first[head:end_first], second[head:end_second], autojunk=True)
         blocks += [(block.a + head, block.b + head, block.size) for block in matcher.get_matching_blocks()
                    if _words(first[block.a + head:block.a + head + block.size]) >= MIN_SHARED]
     if tail:

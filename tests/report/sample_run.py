@@ -107,20 +107,20 @@ def make_run(folder: Path, *, steps: int = 24, stages: tuple[str, ...] = ("build
     })
     (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     assert yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["name"] == folder.name
-    _write_json(folder / "manifest.json", _manifest(folder.name, stages))
+    write_json(folder / "manifest.json", manifest_of(folder.name, stages))
     if "build" in stages:
         _build(folder, copies)
     if "train" in stages:
-        _train(folder, steps, chosen_falls)
+        write_training(folder, steps, chosen_falls)
     if "eval" in stages:
-        _eval(folder, worse, few)
+        write_evaluation(folder, worse, few)
     return folder
 
 
 BUILD_USAGE = Usage(calls=94, cached=12, tokens_in=60_312, tokens_out=8_904, seconds=401.2).to_json()
 
 
-def _manifest(name: str, stages: tuple[str, ...]) -> dict[str, Any]:
+def manifest_of(name: str, stages: tuple[str, ...]) -> dict[str, Any]:
     took = {"build": (412.3, 2913.0), "train": (338.9, 4120.5), "eval": (141.0, 3050.2)}
     return {
         "name": name, "lpo": "0.1.0", "versions": {"torch": "2.13.0", "transformers": "5.23.0", "trl": "1.16.0"},
@@ -169,10 +169,10 @@ def _build(folder: Path, copies: int) -> None:
     rejected = [RejectedRow(stage="build", id="tea/2", reason=Reason.SMALL_MARGIN, detail="0.0041 < 0.01"),
                 RejectedRow(stage="build", id=f"attack/{ATTACKS[0]}", reason=Reason.SMALL_MARGIN, detail=ATTACKS[4]),
                 RejectedRow(stage="build", id="soil/2", reason=Reason.TOO_FEW_CANDIDATES, detail="1 candidate left")]
-    _write_jsonl(folder / "trees.jsonl", [tree.to_json() for tree in trees])
-    _write_jsonl(folder / "pairs.jsonl", [pair.to_json() for pair in pairs])
-    _write_jsonl(folder / "rejected_rows.jsonl", [row.to_json() for row in rejected])
-    _write_json(folder / "build.json", {
+    write_jsonl(folder / "trees.jsonl", [tree.to_json() for tree in trees])
+    write_jsonl(folder / "pairs.jsonl", [pair.to_json() for pair in pairs])
+    write_jsonl(folder / "rejected_rows.jsonl", [row.to_json() for row in rejected])
+    write_json(folder / "build.json", {
         "prompts": len(trees), "trees": len(trees), "layers": 12 * copies, "candidates": 46 * copies,
         "pairs": len(pairs),
         "rejected": {"small_margin": 2, "too_few_candidates": 1},
@@ -211,7 +211,7 @@ def _tree(prompt: Prompt, opening: str, better: str, worse: str,
     return SearchTree(id=prompt.id, prompt=prompt, method="longdpo", seed=7, nodes=tuple(nodes)), pairs
 
 
-def _train(folder: Path, steps: int, chosen_falls: bool) -> None:
+def write_training(folder: Path, steps: int, chosen_falls: bool) -> None:
     rng = random.Random(5)
     rows: list[dict[str, Any]] = []
     for step in range(1, steps + 1):
@@ -232,15 +232,15 @@ def _train(folder: Path, steps: int, chosen_falls: bool) -> None:
                          "eval_rewards/rejected": chosen * 0.8 - margin * 0.7, "eval_logps/chosen": -214 + 9 * chosen,
                          "eval_logps/rejected": -191 - 6 * margin})
     rows.append({"step": steps, "epoch": 3.0, "train_runtime": 320.1, "train_loss": 0.5})
-    _write_jsonl(folder / "metrics.jsonl", rows)
-    _write_json(folder / "train.json", {
+    write_jsonl(folder / "metrics.jsonl", rows)
+    write_json(folder / "train.json", {
         "pairs": 9, "held_out_pairs": 1, "rejected": 0, "steps": steps, "trainable_parameters": 3_796_992,
         "parameters_moved": 0.0123, "final_loss": 0.31})
     samples = [{"step": step, "prompt_id": name, "request": request, "target_words": target, "text": text,
                 "words": count_words(text), "finish": finish}
                for name, request, target, _ in HELD_OUT[:2]
                for step, (text, finish) in zip((0, steps // 3, steps), _drafts(name), strict=True)]
-    _write_jsonl(folder / "samples.jsonl", samples)
+    write_jsonl(folder / "samples.jsonl", samples)
     (folder / "train" / "final").mkdir(parents=True, exist_ok=True)
     (folder / "train" / "final" / "adapter_config.json").write_text("{}", encoding="utf-8")
 
@@ -252,7 +252,7 @@ def _drafts(name: str) -> list[tuple[str, str]]:
             (f"Dear colleague,\n\n{HARBOUR}{HARBOUR_BETTER}", "stop")]
 
 
-def _eval(folder: Path, worse: bool, few: bool) -> None:
+def write_evaluation(folder: Path, worse: bool, few: bool) -> None:
     rng = random.Random(11)
     for model in ("base", "trained"):
         rows: list[dict[str, Any]] = []
@@ -268,12 +268,12 @@ def _eval(folder: Path, worse: bool, few: bool) -> None:
                          "text": text, "words": count_words(text), "finish": finish,
                          "scores": {"length": 31.0, "repetition": 0.31, "judge": scored.overall},
                          "judgement": scored.to_json()})
-        _write_jsonl(folder / "eval" / f"answers.{model}.jsonl", rows)
-    _write_jsonl(folder / "eval" / "preferences.jsonl", [
+        write_jsonl(folder / "eval" / f"answers.{model}.jsonl", rows)
+    write_jsonl(folder / "eval" / "preferences.jsonl", [
         {"pair_id": f"p{index}", "group": "g", "step": 0, "base": {"chosen": -2.9, "rejected": -2.8},
          "trained": {"chosen": -2.7, "rejected": -3.0}} for index in range(12)])
     scores = _scores(worse)
-    _write_json(folder / "scores.json", _without_intervals(scores) if few else scores)
+    write_json(folder / "scores.json", _without_intervals(scores) if few else scores)
 
 
 def _without_intervals(value: Any) -> Any:
@@ -317,10 +317,10 @@ def _scores(worse: bool) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
-def _write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
