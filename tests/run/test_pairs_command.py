@@ -1,68 +1,35 @@
 """`lpo pairs`: other pairs from the trees of a finished build, without a call."""
 
 import json
-import random
 import shutil
 import sqlite3
 import tracemalloc
 from pathlib import Path
 
 import pytest
+from finished_runs import finished_run
 from run_lpo import lpo, write_config, write_prompts
 from scripted_server import ScriptedServer
 from tiny_models import make_model, make_tokenizer
 
-from lpo.build_config import BuildConfig
-from lpo.config import to_yaml
 from lpo.errors import ConfigError, DataError, LpoError, NothingLeftError
 from lpo.llm.journal_file import Entry, JournalFile, Outcome
-from lpo.pair_builders.answer_pairs import answer_pairs
-from lpo.pair_builders.deriving import rows_of
 from lpo.pair_builders.pairs import Derived, derive_pairs
-from lpo.pair_builders.script_pairs import script_pairs
 from lpo.prompts import load_prompts
 from lpo.records import (
-    Judgement,
     PreferencePair,
-    Prompt,
     Reason,
     RejectedRow,
-    Script,
-    ScriptSegment,
-    SearchNode,
     SearchTree,
     Usage,
-    Veto,
-    fingerprint,
 )
-from lpo.run.directory import RunDirectory, Stage, identity_hash
+from lpo.run.directory import RunDirectory, Stage
 from lpo.run.pairing import compare, derive
 from lpo.run.pipeline import load_config
-from lpo.storage import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
+from lpo.storage import append_jsonl, read_json, read_jsonl, write_jsonl
 from lpo.words import count_words
 
 RULES = ("random_consistent", "worst", "vetoed", "margin")
-SENTENCES = ("The harbour was quiet.", "Rain fell on the roof.", "She opened the door.", "Nobody came.",
-             "A bell rang twice.", "The lamp went out.", "He wrote it down.", "They walked home.")
-
-
-def grown(prompt: Prompt, seed: int) -> SearchTree:
-    """A search of two paths over two layers, some of its steps vetoed, some without a score."""
-    rng = random.Random(f"{prompt.id}/{seed}")
-    nodes = [SearchNode(id="0", parent=None, depth=0, text="", visits=2, value=0.5)]
-    for parent in ("0", "0.0", "0.1"):
-        for index, text in enumerate(rng.sample(SENTENCES, 4)):
-            judgement = Judgement(scorer="s", overall=round(rng.random(), 2))
-            if rng.random() < 0.1:
-                judgement = Judgement(scorer="s", unscored="cut")
-            vetoes = (Veto(fact="0.0#1", statement="It is red.", quote="blue"),) if rng.random() < 0.2 else ()
-            visited = index < 2 and parent == "0"
-            nodes.append(SearchNode(id=f"{parent}.{index}", parent=parent, depth=parent.count(".") + 1, text=f" {text}",
-                                    judgement=judgement, vetoes=vetoes, visits=int(visited),
-                                    value=rng.random() if visited else None))
-    return SearchTree(id=prompt.id, prompt=prompt, method="longdpo", seed=seed, nodes=tuple(nodes))
-
-
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
@@ -70,59 +37,6 @@ def model_folder(tmp_path_factory):
     make_model("qwen2", vocab_size=len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-def answered(prompt: Prompt, seed: int) -> SearchTree:
-    """Six answers of different lengths, some without a score."""
-    rng = random.Random(f"{prompt.id}/{seed}")
-    nodes = [SearchNode(id="0", parent=None, depth=0, text="")]
-    for index in range(6):
-        judgement = Judgement(scorer="s", overall=round(rng.random(), 2))
-        if rng.random() < 0.2:
-            judgement = Judgement(scorer="s", unscored="cut")
-        text = " ".join(rng.choices(SENTENCES, k=rng.randint(1, 9))) + f" The {'abcdef'[index]} end."
-        nodes.append(SearchNode(id=f"0.{index}", parent="0", depth=1, text=text, ends=True, judgement=judgement))
-    return SearchTree(id=prompt.id, prompt=prompt, method="best_of_n", seed=seed, nodes=tuple(nodes))
-
-
-def corrected(prompt: Prompt, seed: int) -> SearchTree:
-    """Answers, and for most prompts one of them corrected in some of its four segments."""
-    tree = answered(prompt, seed).model_copy(update={"method": "iterdpo"})
-    rng = random.Random(f"{prompt.id}/{seed}/script")
-    segments = tuple(ScriptSegment(original=f"{text} ", revised=f"{text} " if rng.random() < 0.6 else f"Now: {text} ")
-                     for text in rng.sample(SENTENCES, 4))
-    return tree.model_copy(update={"script": Script(draft="0.0", ends=True, segments=segments)})
-
-
-TREES = {"best_of_n": answered, "iterdpo": corrected}
-
-
-def finished_run(folder: Path, **build: object) -> RunDirectory:
-    """A run whose build is complete, as the build stage leaves it: trees drawn here, no model ever asked."""
-    write_prompts(folder / "prompts.jsonl", 16)
-    append_jsonl(folder / "prompts.jsonl", {"prompt": ""})
-    config = load_config(str(write_config(folder / "run.yaml", {
-        "name": "first", "runs_dir": str(folder / "runs"), "prompts": {"path": str(folder / "prompts.jsonl")},
-        "policy": {"model": "none-such"}, "build": build})))
-    prompts = load_prompts(config.prompts)
-    make = TREES.get(config.build.method, grown)
-    derived = [rows_of(make(prompt, config.seed), config.build) for prompt in prompts.build]
-    directory = RunDirectory(config.run_dir)
-    (directory / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    prompts_hash = fingerprint([prompt.to_json() for prompt in (*prompts.build, *prompts.held_out)])
-    directory.update_manifest(name=config.name, prompts_hash=prompts_hash)
-    directory.mark(Stage.BUILD, status="complete", identity=identity_hash(config, prompts_hash, Stage.BUILD))
-    write_jsonl(directory / "trees.jsonl", (one.tree.to_json() for one in derived))
-    write_jsonl(directory / "pairs.jsonl", (pair.to_json() for one in derived for pair in one.pairs))
-    rows = [*prompts.rejected, *(row for one in derived for row in one.rejected)]
-    write_jsonl(directory / "rejected_rows.jsonl", (row.to_json() for row in rows))
-    write_json(directory / "build.json", {
-        "prompts": len(prompts.build), "trees": len(derived), "layers": (3 if make is grown else 1) * len(derived),
-        "pairs": sum(len(one.pairs) for one in derived), "rejected": {}, "usage": Usage(calls=99).to_json()})
-    journal = JournalFile(directory / "journal.sqlite")
-    journal.write([Entry("k" * 64, "step", Outcome.ANSWER, Usage(calls=1, tokens_out=7), '{"usage": {"calls": 1}}')])
-    journal.close()
-    return directory
 
 
 @pytest.fixture
@@ -310,132 +224,6 @@ def test_the_new_run_is_what_its_own_build_would_have_made(tmp_path):
     assert {name: rebuilt[name] for name in rebuilt if name not in clocked} == {
         name: counts[name] for name in counts if name not in clocked}
     assert rebuilt["usage"]["calls"] == 0
-
-
-# Whole answers
-
-
-def cells(line: str) -> list[str]:
-    return line.split(maxsplit=5)
-
-
-def test_whole_answers_are_compared_by_the_rules_that_mean_something_to_them(tmp_path):
-    run = finished_run(tmp_path, method="best_of_n", answers={"samples": 6, "min_scored": 6})
-    lines = derive(str(run.path), {"per_layer": "all", "length_penalty": 0.125})
-    assert [cells(line)[0] for line in lines[1:-1]] == ["random_consistent", "worst", "margin"]
-    trees = [SearchTree.model_validate(row) for row in read_jsonl(run / "trees.jsonl")]
-    for rule, line in zip(("random_consistent", "worst", "margin"), lines[1:-1], strict=True):
-        build = BuildConfig.model_validate({
-            "method": "best_of_n", "answers": {"samples": 6, "min_scored": 6},
-            "pairs": {"rejected": rule, "per_layer": None, "length_penalty": 0.125}})
-        pairs = [pair for tree in trees for pair in answer_pairs(tree, build).pairs]
-        longer = sum(pair.provenance["words"]["chosen"] - pair.provenance["words"]["rejected"] for pair in pairs)
-        assert int(cells(line)[1]) == len(pairs) > len(trees)
-        assert float(cells(line)[4]) == pytest.approx(longer / len(pairs), abs=0.051)
-        assert "too_few_scored" in cells(line)[5]
-    assert "per_layer all, length_penalty 0.125, min_scored 6" in lines[-1]
-
-
-def test_a_price_of_length_shortens_what_is_chosen_and_is_written_with_the_pairs(tmp_path):
-    run = finished_run(tmp_path, method="best_of_n", pairs={"rejected": "worst"})
-    plain, priced = (derive(str(run.path), {"rejected": "worst", **more}) for more in ({}, {"length_penalty": 0.3}))
-    assert float(cells(priced[1])[4]) < float(cells(plain[1])[4])
-    pairs = [PreferencePair.model_validate(row) for row in read_jsonl(run / "pairs.worst.jsonl")]
-    assert pairs and all("raw_margin" in pair.provenance for pair in pairs)
-
-
-def test_a_new_run_of_answers_is_one_its_configuration_describes(tmp_path):
-    run = finished_run(tmp_path, method="best_of_n", pairs={"rejected": "worst"})
-    derive(str(run.path), {"rejected": "margin", "per_layer": "all", "length_penalty": 0.1}, name="second")
-    new = RunDirectory(run.path.parent / "second")
-    config = load_config(str(new / "config.yaml"))
-    rules = config.build.pairs
-    assert (config.build.method, rules.rejected, rules.per_layer, rules.length_penalty) == (
-        "best_of_n", "margin", None, 0.1)
-    trees = [SearchTree.model_validate(row) for row in read_jsonl(run / "trees.jsonl")]
-    expected = [rows_of(tree, config.build) for tree in trees]
-    assert read_jsonl(new / "pairs.jsonl") == [pair.to_json() for one in expected for pair in one.pairs] != []
-    counts = read_json(new / "build.json")
-    assert counts["pairs_by_rule"] == {"margin": counts["pairs"]}
-    assert counts["chosen_words"] == sum(count_words(pair.chosen) for one in expected for pair in one.pairs)
-
-
-@pytest.mark.parametrize(("options", "where", "said"), [
-    ({"rejected": "vetoed"}, "--rule", "there is no 'vetoed'"),
-    ({"chosen": "best_value"}, "--chosen", "highest score is chosen"),
-    ({"layers": "all"}, "--layers", "one layer"),
-    ({"mode": "full"}, "--mode", "no corrected answers"),
-    ({"per_layer": "every"}, "--per-layer", "valid integer"),
-    ({"length_penalty": -1.0}, "--length-penalty", "greater than or equal to 0"),
-])
-def test_an_option_that_means_nothing_to_answers_is_refused(tmp_path, options, where, said):
-    run = finished_run(tmp_path, method="best_of_n")
-    with pytest.raises(ConfigError) as caught:
-        derive(str(run.path), options)
-    assert caught.value.where == where and said in str(caught.value) and caught.value.mend
-
-
-def test_the_command_line_takes_all_pairs_of_a_layer(tmp_path):
-    run = finished_run(tmp_path, method="best_of_n")
-    made = lpo("pairs", run.path, "--rule", "margin", "--per-layer", "all", "--length-penalty", "0.1", cwd=tmp_path)
-    assert made.returncode == 0, made.stderr
-    assert len(read_jsonl(run / "pairs.margin.jsonl")) > 5 * len(read_jsonl(run / "trees.jsonl"))
-    assert "words longer" in made.stdout.splitlines()[0]
-
-
-# Corrected answers
-
-
-def test_corrected_answers_are_compared_by_mode(tmp_path):
-    run = finished_run(tmp_path, method="iterdpo", correction={"full_share": 0.5})
-    lines = derive(str(run.path), {})
-    assert [cells(line)[0] for line in lines[1:-1]] == ["prefix", "local", "full"]
-    trees = [SearchTree.model_validate(row) for row in read_jsonl(run / "trees.jsonl")]
-    for mode, line in zip(("prefix", "local", "full"), lines[1:-1], strict=True):
-        share = {"full_share": 0.5} if mode == "prefix" else {}
-        build = BuildConfig.model_validate({"method": "iterdpo", "correction": {"mode": mode, **share}})
-        derived = [script_pairs(tree, build) for tree in trees]
-        assert cells(line)[1:3] == [str(sum(len(one.pairs) for one in derived)),
-                                    f"{sum(bool(one.pairs) for one in derived)}/{len(trees)}"]
-    assert "full_share 0.5 (prefix)" in lines[-1]
-
-
-def test_another_mode_makes_a_file_or_a_run(tmp_path):
-    run = finished_run(tmp_path, method="iterdpo", correction={"full_share": 0.5})
-    lines = derive(str(run.path), {"mode": "local", "per_layer": "all"})
-    assert lines[-1] == f"written: {run / 'pairs.local.jsonl'}"
-    pairs = read_jsonl(run / "pairs.local.jsonl")
-    assert {pair["provenance"]["rule"] for pair in pairs} == {"local", "random_consistent"}
-    derive(str(run.path), {"mode": "local", "per_layer": "all"}, name="second")
-    new = RunDirectory(run.path.parent / "second")
-    correction = load_config(str(new / "config.yaml")).build.correction
-    assert (correction.mode, correction.full_share) == ("local", None)
-    assert read_jsonl(new / "pairs.jsonl") == pairs
-    counts = read_json(new / "build.json")
-    assert counts["prefix_pairs"] == sum(not pair["provenance"].get("full_length", True) for pair in pairs) > 0
-
-
-@pytest.mark.parametrize(("build", "options", "where", "said"), [
-    ({}, {"mode": "prefixes"}, "--mode", "did you mean 'prefix'"),
-    ({}, {"rejected": "vetoed"}, "--rule", "there is no 'vetoed'"),
-    ({}, {"layers": "all"}, "--layers", "one layer"),
-    ({"answers": {"samples": 1}}, {"rejected": "worst"}, "--rule", "one answer to each prompt"),
-])
-def test_an_option_that_means_nothing_to_corrections_is_refused(tmp_path, build, options, where, said):
-    run = finished_run(tmp_path, method="iterdpo", **build)
-    with pytest.raises(ConfigError) as caught:
-        derive(str(run.path), options)
-    assert caught.value.where == where and said in str(caught.value) and caught.value.mend
-
-
-def test_a_run_that_makes_no_pairs_is_refused(tmp_path):
-    run = finished_run(tmp_path, method="best_of_n")
-    values = run.stored_values()
-    values["build"] = {"method": "agent_write"}
-    write_config(run / "config.yaml", values)
-    for options in ({}, {"rejected": "worst"}, {"mode": "full"}):
-        with pytest.raises(ConfigError, match="rows for fine-tuning and no pairs"):
-            derive(str(run.path), options)
 
 
 # General data
