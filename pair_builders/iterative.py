@@ -91,10 +91,10 @@ class IterativeCorrection:
         originals = split_segments(draft.text, self._config.segments)
         done: list[ScriptSegment] = []
         for index, original in enumerate(originals):
-            last = index + 1 == len(originals)
             place = _Place(
-                prompt=prompt, number=index, before="".join(segment.revised for segment in done), last=last,
-                ends=last and draft.ends, required_words=_required_words(prompt, draft, originals[:index + 1]),
+                prompt=prompt, number=index, before="".join(segment.revised for segment in done),
+                ends=index + 1 == len(originals) and draft.ends,
+                required_words=_required_words(prompt, draft, originals[:index + 1]),
             )
             segment = await self._segment(place, original, seed)
             done.append(segment)
@@ -116,7 +116,7 @@ class IterativeCorrection:
 
     async def _attempt(self, place: _Place, stands: str, number: int, seed: int) -> Correction:
         """One critique, one revision and its judgement."""
-        segment = Segment(place.prompt, place.before, stands.strip(), place.last)
+        segment = Segment(place.prompt, place.before, stands.strip(), last=place.ends)
         try:
             critique = await self._corrector.critique(segment)
         except NoReplyError as error:
@@ -153,15 +153,13 @@ class _Place:
         prompt: The task.
         number: Of the segment, from 0.
         before: The corrected text before it.
-        last: Is it the last one?
-        ends: Does the answer end with it?
+        ends: Does the answer end with it? What was cut at its budget does not, so that nobody winds it up.
         required_words: Words that the answer should have by its end.
     """
 
     prompt: Prompt
     number: int
     before: str
-    last: bool
     ends: bool
     required_words: int | None
 

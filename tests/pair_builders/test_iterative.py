@@ -203,8 +203,9 @@ def test_without_a_draft_there_is_no_script(draft):
 
 
 def test_a_draft_that_was_cut_ends_nowhere():
-    tree, *_, scorer = build(drafts=lambda request: completion(DRAFT, Finish.LENGTH))
+    tree, _, judge, scorer = build(drafts=lambda request: completion(DRAFT, Finish.LENGTH))
     assert not tree.script.ends
+    assert not any("text ends with this passage" in request.context.prompt[0].content for request in judge.requests)
     assert not any(draft.complete for drafts in scorer.seen for draft in drafts)
     assert not any(pair.chosen_ends for pair in script_pairs(tree, BuildConfig(method="iterdpo")).pairs)
 
