@@ -90,7 +90,7 @@ class ModelConfig(SectionOfKinds):
     kv_cache_gb: float | None = Field(default=None, gt=0)
     """Gigabytes (2^30 bytes) of the key-value cache; default: 1 on CPU, on a GPU what is free. vLLM only."""
     trust_remote_code: bool = False
-    """Run code that comes with the model. Recorded in the manifest."""
+    """Run code that comes with the model. Recorded in the run's config.yaml."""
     base_url: str | None = None
     """Address of an OpenAI-compatible server."""
     endpoint: str | None = None
@@ -182,7 +182,7 @@ class WeightsConfig(Section):
     batch_size: int = Field(default=16, gt=0)
     """Sequences in one forward pass of the evaluation."""
     trust_remote_code: bool = False
-    """Run code that comes with the model. Recorded in the manifest."""
+    """Run code that comes with the model. Recorded in the run's config.yaml."""
 
 
 class TrainConfig(Section):

@@ -85,4 +85,4 @@ class RewardModelConfig(Section):
     max_length: int | None = Field(default=None, gt=0)
     """Tokens of prompt and answer together; a longer text is unscored, never cut. Default: what the model knows."""
     trust_remote_code: bool = False
-    """Run code that comes with the model. Recorded in the manifest."""
+    """Run code that comes with the model. Recorded in the run's config.yaml."""

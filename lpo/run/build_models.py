@@ -36,11 +36,18 @@ class BuildStageModels:
         builder: What the builder works with.
         judge: The judge alone, whatever else the reward mixes in; None when it has no weight.
         reworded: The same judge under the other wording of its rubric.
+        reward_model: A reward model in this process; None when none counts.
     """
 
     builder: BuilderModels
     judge: Scorer | None
     reworded: Scorer | None
+    reward_model: RewardModelScorer | None
+
+    def close(self) -> None:
+        """Free what this stage alone needs."""
+        if self.reward_model is not None:
+            self.reward_model.close()
 
 
 def open_models(config: RunConfig, models: Models) -> BuildStageModels:
@@ -56,13 +63,16 @@ def open_models(config: RunConfig, models: Models) -> BuildStageModels:
     # A model that nobody asks is not loaded; the policy stands in its place.
     judge_llm: LLM = models.get(judging) if asks_judge(build) else policy
     judge = _judge(judging, judge_llm, build) if build.scores and build.reward.judge else None
+    reward_model = RewardModelScorer.load(build.reward_model) \
+        if build.scores and build.reward.reward_model and build.reward_model is not None else None
     return BuildStageModels(
         builder=BuilderModels(
-            policy=policy, sampling=config.policy.sampling, scorer=_scorer(config, judge, judge_llm),
+            policy=policy, sampling=config.policy.sampling, scorer=_scorer(config, judge, judge_llm, reward_model),
             judge=judge_llm, critic=_critic(config, models, policy, judge_llm), dialect=DIALECTS[judging.method],
             templates=load_templates(judging.templates),
         ),
         judge=judge, reworded=create_judge(judging, judge_llm, reworded=True) if judge is not None else None,
+        reward_model=reward_model,
     )
 
 
@@ -97,7 +107,7 @@ def _judge(config: JudgeConfig, llm: LLM, build: BuildConfig) -> Scorer:
     return ReleasedJudge(judge) if build.method == "longdpo_released" and isinstance(judge, JsonJudge) else judge
 
 
-def _scorer(config: RunConfig, judge: Scorer | None, judge_llm: LLM) -> Scorer:
+def _scorer(config: RunConfig, judge: Scorer | None, judge_llm: LLM, reward_model: Scorer | None) -> Scorer:
     """What ranks candidates. Where nothing is ranked it is never asked."""
     build, judging = config.build, judge_config(config)
     if not build.scores:
@@ -106,8 +116,6 @@ def _scorer(config: RunConfig, judge: Scorer | None, judge_llm: LLM) -> Scorer:
         judge_llm, dialect=DIALECTS[judging.method], config=build.longreward,
         templates=load_templates(judging.templates), sampling=build.longreward.sampling,
     )) if build.reward.longreward else None
-    reward_model = RewardModelScorer.load(build.reward_model) \
-        if build.reward.reward_model and build.reward_model is not None else None
     return create_scorer(build.reward, judge, longreward=longreward, reward_model=reward_model)
 
 

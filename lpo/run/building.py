@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ async def build(config: RunConfig, prompts: PromptSet, directory: RunDirectory, 
     _check_plans(config, prompts.build)
     general = usable_general(config, prompts.held_out)
     stage_models = open_models(config, models)
-    with Spool(directory.path, len(prompts.build), kinds=4) as spool:
+    with closing(stage_models), Spool(directory.path, len(prompts.build), kinds=4) as spool:
         work = _Work(config, stage_models, spool)
         await work.build_all(prompts.build, models, reporter)
         check_failures(work.counts, config.build.max_unscored)

@@ -102,10 +102,12 @@ def workload(config: RunConfig, build_prompts: int, eval_prompts: int, prompt_to
 def _tree_rows(config: RunConfig, prompt_tokens: int) -> int:
     """Tokens of the training rows of one tree: each distinct one once, or row by row."""
     build = config.build
-    depths, per_layer = layer_depths(build), build.pairs.per_layer or build.branching // 2
+    depths, width = layer_depths(build), build.branching
     if config.train.args.get("packing", "tree") == "rows":
-        return 2 * per_layer * sum(prompt_tokens + depth * build.step_tokens for depth in depths)
-    return prompt_tokens + 2 * per_layer * len(depths) * build.step_tokens
+        pairs = build.pairs.per_layer or width * (width - 1) // 2
+        return 2 * pairs * sum(prompt_tokens + depth * build.step_tokens for depth in depths)
+    sides = width if build.pairs.per_layer is None else min(width, 2 * build.pairs.per_layer)
+    return prompt_tokens + sides * len(depths) * build.step_tokens
 
 
 def layer_depths(build: BuildConfig) -> list[int]:
