@@ -20,18 +20,19 @@ from pydantic import ValidationError
 from lpo.build_config import BuildConfig, PairsConfig
 from lpo.config import RunConfig, raise_issues, suggestion, to_yaml, validate
 from lpo.config_base import SectionOfKinds
-from lpo.errors import ConfigError, DataError, NothingLeftError
+from lpo.errors import ConfigError, NothingLeftError
 from lpo.llm.journal_file import copy_journal
 from lpo.pair_builders.deriving import rows_of
 from lpo.pair_builders.mixing import General
 from lpo.pair_builders.pairs import RELEASED
 from lpo.prompts import load_prompts
-from lpo.records import RejectedRow, SearchTree, Usage, fingerprint
+from lpo.records import RejectedRow, Usage, fingerprint
 from lpo.run import environment
 from lpo.run.build_counts import listed
 from lpo.run.build_mixing import Mixed, mixed_in, usable_general
 from lpo.run.directory import RunDirectory, Stage, find_run, identity_hash
 from lpo.run.pair_counts import RuleCounts, table
+from lpo.run.trees import read_trees
 from lpo.storage import iter_jsonl, json_line, open_atomic, read_json, sync_folder, write_atomic, write_json
 from lpo.writing_config import CorrectionConfig
 
@@ -141,22 +142,6 @@ def _by_rule(build: BuildConfig, rule: str) -> BuildConfig:
         return build.model_copy(update={"correction": _with(build.correction, {MODE: rule})})
     method = "longdpo" if build.method == RELEASED else build.method
     return build.model_copy(update={"method": method, "pairs": build.pairs.model_copy(update={RULE: rule})})
-
-
-def read_trees(path: Path) -> Iterator[SearchTree]:
-    """The trees of a run, one at a time.
-
-    Raises:
-        DataError: The file is missing, or a line is no tree.
-    """
-    for line, row in iter_jsonl(path):
-        try:
-            yield SearchTree.model_validate(row)
-        except ValidationError as error:
-            detail = error.errors()[0]
-            raise DataError(f"line {line} is not a search tree: {'.'.join(map(str, detail['loc']))}: {detail['msg']}",
-                            where=f"{path}:{line}", mend="build the run again: --redo build makes no call twice"
-                            ) from None
 
 
 def _changed(build: BuildConfig, options: Mapping[str, Any]) -> BuildConfig:

@@ -23,10 +23,18 @@ from lpo.run.build_models import asks_judge
 from lpo.run.building import build
 from lpo.run.directory import RunDirectory, Stage
 from lpo.run.models import Models, judge_config
-from lpo.run.pairing import read_trees
 from lpo.run.pipeline import load_config, run_over, with_models
 from lpo.run.progress import Reporter
-from lpo.run.score_summary import extra_words, means, resampled, scored_rows, summary_lines, unscored_reasons
+from lpo.run.score_summary import (
+    extra_words,
+    means,
+    questions,
+    resampled,
+    scored_rows,
+    summary_lines,
+    unscored_reasons,
+)
+from lpo.run.trees import read_trees
 from lpo.storage import iter_jsonl, json_line, open_atomic, read_json, read_jsonl, write_json
 from lpo.words import count_words
 from lpo.writing_config import AnswersConfig
@@ -150,10 +158,10 @@ def _judge(config: RunConfig) -> dict[str, Any] | None:
 
 def _remarks(config: RunConfig, answers: AnswerFile) -> list[str]:
     """What to know before it begins."""
-    lines = [f"answers: {answers.answers} to {len(answers.prompts)} questions, {len(answers.rejected)} rows rejected"]
+    lines = [f"answers: {answers.answers} to {questions(len(answers.prompts))}, {len(answers.rejected)} rejected"]
     without = sum(prompt.context is None for prompt in answers.prompts)
     if without and config.build.reward.longreward:
-        lines.append(f"warning: {without} of {len(answers.prompts)} questions have no document; their answers are "
+        lines.append(f"warning: no document for {without} of {questions(len(answers.prompts))}; their answers are "
                      "scored for helpfulness and logicality alone (--contexts FILE names the documents)")
     return [*lines, *_demo_remark(config)]
 
