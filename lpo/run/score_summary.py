@@ -60,8 +60,7 @@ def means(rows: Sequence[Mapping[str, Any]], *, seed: int, resamples: int) -> di
     What is resampled are questions, each with all its answers, which are not independent; of one question alone, the
     answers. Answers without a score are counted, and are in no mean but that of the words.
     """
-    questions = [row["question"] for row in rows]
-    groups = questions if resampled(rows) == "questions" else None
+    groups = [row["question"] for row in rows] if resampled(rows) == "questions" else None
     dimensions = dict.fromkeys(name for row in rows for name in row["scores"])
     columns = {name: [row["scores"].get(name) for row in rows] for name in dimensions}
     columns |= {name: [row[name] for row in rows] for name in ("total", "overall", "words")}
@@ -88,6 +87,11 @@ def extra_words(pairs: Sequence[tuple[str, int]], *, seed: int, resamples: int) 
                           groups=[question for question, _ in pairs])
 
 
+def questions(count: int) -> str:
+    """So many, in words."""
+    return "1 question" if count == 1 else f"{count} questions"
+
+
 def unscored_reasons(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """How many answers have no score, by reason."""
     return dict(sorted(Counter(row["unscored"] for row in rows if row["unscored"] is not None).items()))
@@ -97,7 +101,7 @@ def summary_lines(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
     """What a person is told: the answers, where they are few, and the means."""
     lines = _table(rows) if len(rows) <= SHOWN else []
     over = summary["interval_over"]
-    lines.append(f"{summary['scored']} of {summary['answers']} answers to {summary['questions']} questions have a "
+    lines.append(f"{summary['scored']} of {summary['answers']} answers to {questions(summary['questions'])} have a "
                  f"score" + (f"; not: {listed(summary['unscored'])}" if summary["unscored"] else "")
                  + (f"; rows that could not be read: {listed(summary['rejected'])}" if summary["rejected"] else ""))
     lines += [f"{name:<24} {_mean(interval)}" for name, interval in summary["means"].items()

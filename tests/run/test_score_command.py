@@ -277,7 +277,7 @@ def test_without_documents_two_dimensions_count_and_that_is_said(tmp_path):
     with ScriptedServer(answer=judge) as server:
         _, told = score_here(tmp_path, server.url)
         assert len(server.calls) == 2 * len(answers)
-    assert "1 of 1 questions have no document" in told and "--contexts" in told
+    assert "no document for 1 of 1 question;" in told and "--contexts" in told
     for row in read_jsonl(run_of(tmp_path) / "scored.jsonl"):
         assert row["scores"].keys() == {"helpfulness", "logicality"} and row["total"] is None
 
