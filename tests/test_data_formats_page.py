@@ -10,16 +10,35 @@ import pytest
 from lpo.build_config import PairsConfig
 from lpo.config import PromptsConfig
 from lpo.evaluation import Answer, Metric, PreferenceRow
+from lpo.given_answers import ANSWER_IDS
+from lpo.pair_builders.corrections_file import load_corrections
 from lpo.pair_builders.mixing import read_general
 from lpo.pair_builders.pairs import derive_pairs
 from lpo.prompts import load_prompts
-from lpo.records import PreferencePair, Reason, RejectedRow, SearchTree, Usage
+from lpo.records import (
+    CorrectionOutcome,
+    Judgement,
+    Origin,
+    PreferencePair,
+    Prompt,
+    Reason,
+    RejectedRow,
+    Script,
+    SearchNode,
+    SearchTree,
+    SftRow,
+    Usage,
+)
 from lpo.report.data import Build, Manifest, Sample, Scores
+from lpo.reward import length_score
 from lpo.run.build_counts import BuildCounts
 from lpo.run.build_summary import BuildSummary
 from lpo.run.directory import Stage
+from lpo.run.score_summary import scored_rows
 from lpo.run.training import TrainSummary
 from lpo.trainers.columns import read_pair
+from lpo.words import count_words
+from lpo.writing_config import SegmentsConfig
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "data-formats.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```json (\w+)\n(.+)\n```$", PAGE, flags=re.MULTILINE)
@@ -56,14 +75,42 @@ def test_the_general_data_example_is_usable(tmp_path: Path) -> None:
     assert [pair.chosen for pair in general.pairs] == ["Indigo, madder and weld."] and not general.rejected
 
 
+def test_the_corrections_example_is_cut_and_aligned(tmp_path: Path) -> None:
+    path = tmp_path / "corrections.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in examples("corrections")), encoding="utf-8")
+    segments = SegmentsConfig(by="separator", separator="\n\n")
+    script = load_corrections(path, segments).script(Prompt(id="tides", prompt="?"))
+    assert script is not None and [segment.original != segment.revised for segment in script.segments] == [True, False]
+    assert script.segments[0].corrections[0].by == "anna"
+
+
+def test_the_row_for_fine_tuning_says_of_itself_what_is_true() -> None:
+    [row] = examples("sft")
+    answer = row["messages"][-1]["content"]
+    assert row["words"] == count_words(answer) == sum(row["provenance"]["section_words"])
+    score = length_score(required=row["target_words"], written=row["words"])
+    assert row["length_score"] == pytest.approx(score, abs=0.1)
+
+
+def test_the_scored_example_has_the_stored_fields() -> None:
+    [row] = examples("scored")
+    judgement = Judgement(scorer="longreward", overall=row["overall"], scores=row["scores"])
+    tree = SearchTree(id=row["question"], prompt=Prompt(id="q", prompt=row["query"], meta={ANSWER_IDS: [row["id"]]}),
+                      method="best_of_n", seed=0, nodes=(
+                          SearchNode(id="0", parent=None, depth=0, text=""),
+                          SearchNode(id="0.0", parent="0", depth=1, text="word " * row["words"], role=row["role"],
+                                     judgement=judgement)))
+    assert scored_rows(tree) == [row]
+
+
 def test_the_training_columns_example_is_read_whole() -> None:
     [row] = examples("columns")
     assert read_pair(row, "x").model_dump(mode="json", include=set(row)) == row
 
 
 @pytest.mark.parametrize(("kind", "record"), [
-    ("tree", SearchTree), ("pair", PreferencePair), ("rejected", RejectedRow), ("answer", Answer),
-    ("preference", PreferenceRow),
+    ("tree", SearchTree), ("script", Script), ("sft", SftRow), ("pair", PreferencePair), ("rejected", RejectedRow),
+    ("answer", Answer), ("preference", PreferenceRow),
 ])
 def test_examples_of_records_have_exactly_the_records_fields(kind: str, record: Any) -> None:
     [row] = examples(kind)
@@ -88,5 +135,5 @@ def test_summaries_of_stages_have_exactly_the_stored_fields() -> None:
 def test_the_page_names_every_file_reason_and_metric() -> None:
     for stage in Stage:
         assert all(f"`{name}" in PAGE for name in stage.outputs), stage
-    for names in (Reason, Metric):
+    for names in (Reason, Metric, Origin, CorrectionOutcome):
         assert all(f"`{name.value}`" in PAGE for name in names)
