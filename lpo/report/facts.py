@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from lpo.report.data import RunData
+from lpo.report.kinds import RunKind
 from lpo.report.scores import percent
 
 SHOWN_ARGUMENTS = ("loss_type", "beta", "learning_rate", "max_length")
@@ -36,7 +37,7 @@ def facts(run: RunData) -> tuple[tuple[str, str], ...]:
 
 def _judge(run: RunData) -> str | None:
     judge = run.setting("judge")
-    if not run.config or not _asked(run):
+    if not run.config or not judge_is_asked(run):
         return None
     named = "the model itself, by expected grade"
     if isinstance(judge, Mapping):
@@ -45,9 +46,15 @@ def _judge(run: RunData) -> str | None:
     return named if in_reward or not run.kind.trains else f"{named}; not part of the training reward"
 
 
-def _asked(run: RunData) -> bool:
-    """Is the judge's model asked at all? Plans are written without it unless `build.plan.by` says otherwise."""
-    return run.kind.gives_pairs or run.setting("build", "plan", "by") == "judge"
+def judge_is_asked(run: RunData) -> bool:
+    """Is the judge's model asked at all?"""
+    match run.kind:
+        case RunKind.PLANS:
+            return run.setting("build", "plan", "by") == "judge"
+        case RunKind.SCORED:
+            return any(run.setting("build", "reward", name) for name in ("judge", "longreward"))
+        case _:  # the evaluation asks it too
+            return True
 
 
 def _method(run: RunData) -> str | None:

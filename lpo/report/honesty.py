@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from lpo.records import CorrectionOutcome
 from lpo.report.data import Interval, RunData
+from lpo.report.facts import judge_is_asked
+from lpo.report.kinds import RunKind
 from lpo.report.scores import MEASURE, MEASURES, Verdict, bracket, percent, signed
 from lpo.report.story import plural
 
@@ -197,7 +199,7 @@ def _on_rows(run: RunData) -> list[Caveat]:
 def _on_model(run: RunData) -> list[Caveat]:
     model = str(run.setting("policy", "model") or "")
     found: list[Caveat] = []
-    if model.startswith("demo:"):
+    if model.startswith("demo:") and (run.kind is not RunKind.SCORED or judge_is_asked(run)):
         found.append(Caveat(Weight.NOTE, (
             f"{model.removeprefix('demo:')} is a small base model that was never taught to follow requests. It can "
             "show that every stage works and pick up habits such as length and not repeating itself. It cannot plan an "

@@ -161,7 +161,7 @@ def rerun_command(run: RunData, *extra: str) -> str:
     """The command that does what is left of a run. A run without pairs has nothing to train on: its build is all."""
     config = str(run.folder / "config.yaml")
     if run.scored is not None:
-        return shlex.join(["lpo", "score", run.scored.file, "--config", config, *extra])
+        return shlex.join(["lpo", "score", run.scored.file, "--config", config, *(extra or ("--to", run.name))])
     return shlex.join(["lpo", "run" if run.kind.trains else "build", config, *extra])
 
 
