@@ -52,9 +52,9 @@ def markdown_blocks(text: str) -> list[Block]:
     for line in text.split("\n"):
         scanner.read(line, start)
         start += len(line) + 1
-    marks = [(0, scanner.marks[0][1]), *scanner.marks[1:]] if scanner.marks else [(0, BlockKind.TEXT)]
-    ends = [*(at for at, _ in marks[1:]), len(text)]
-    return [Block(kind, at, end) for (at, kind), end in zip(marks, ends, strict=True) if end > at]
+    if not scanner.starts:
+        return [Block(BlockKind.TEXT, 0, len(text))] if text else []
+    return list(map(Block, scanner.kinds, [0, *scanner.starts[1:]], [*scanner.starts[1:], len(text)]))
 
 
 _BEGINNINGS = frozenset("#`~=-|:*_><+0123456789")
@@ -87,12 +87,13 @@ class _Fence:
 
 
 class _Scanner:
-    """What has been read so far. `marks` holds where blocks begin."""
+    """What has been read so far: where blocks begin, and what they are."""
 
-    __slots__ = ("_fence", "_fresh", "_html", "_list", "_nested", "_paragraph", "_row", "_table", "marks")
+    __slots__ = ("_fence", "_fresh", "_html", "_list", "_nested", "_paragraph", "_row", "_table", "kinds", "starts")
 
     def __init__(self) -> None:
-        self.marks: list[tuple[int, BlockKind]] = []
+        self.starts: list[int] = []
+        self.kinds: list[BlockKind] = []
         self._fresh = True  # the next line that holds something begins a block
         self._paragraph: int | None = None  # where the open paragraph at the top level begins
         self._nested = False  # is a paragraph open inside a list or a quotation, which a plain line would go on with?
@@ -144,9 +145,11 @@ class _Scanner:
         self._paragraph, self._nested, self._table, self._fresh, self._row = None, False, False, True, (0, "")
 
     def _begin(self, kind: BlockKind, start: int) -> None:
-        if self.marks and self.marks[-1][0] == start:
-            self.marks.pop()
-        self.marks.append((start, kind))
+        if self.starts and self.starts[-1] == start:
+            self.kinds[-1] = kind  # a paragraph that turned out to be a heading or the head of a table
+        else:
+            self.starts.append(start)
+            self.kinds.append(kind)
         self._close()
         self._fresh = False
 
