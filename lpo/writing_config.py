@@ -114,8 +114,9 @@ class AgentWriteConfig(Section):
     """Write each section with everything before it in sight, or all at once."""
     max_sections: int = Field(default=50, gt=0)
     """A longer plan is refused."""
-    tolerance: Fraction = 0.2
-    """How far the words of a plan's sections, added up, may be from the length asked for, as a share of it."""
+    tolerance: float | None = Field(default=0.2, ge=0)
+    """How far the words of a plan's sections, added up, may be from the length asked for, as a share of it; null takes
+    any sum, as the paper's code does. Whatever it is, each section is given its share of the length asked for."""
     section_tokens: int = Field(default=2048, gt=0)
     """Room for one section."""
     explicit_length: bool = True

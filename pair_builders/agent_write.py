@@ -11,6 +11,7 @@ itself, so its back end must continue a partial answer.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,13 +23,14 @@ from lpo.llm.base import Completion, Context, Finish, Request, Sampling
 from lpo.pair_builders.base import BuilderModels, BuildEvent
 from lpo.pair_builders.growing_tree import ROOT
 from lpo.pair_builders.notes import with_notes
-from lpo.pair_builders.plan import Planner, section_prompt, section_rows
+from lpo.pair_builders.plan import Planner, given_plan, section_prompt, section_rows
 from lpo.pair_builders.requested_length import with_length
 from lpo.pair_builders.section_text import is_refusal, without_label
 from lpo.pair_builders.steps import SECTION_BREAK, derive_seed
 from lpo.records import Origin, PlannedSection, Prompt, Reason, SearchNode, SearchTree
 from lpo.segmentation.steps import cut_step
 from lpo.templates import fence
+from lpo.writing_config import AgentWriteConfig
 
 ATTEMPTS = 2
 """How often a section is asked for, at most."""
@@ -42,6 +44,19 @@ class SectionFault(StrEnum):
     ECHOES = "echoes"
     """It holds the mark that stood around the text before it."""
     REQUEST_REJECTED = "request_rejected"
+
+
+def check_given_plan(prompt: Prompt, settings: AgentWriteConfig) -> None:
+    """Read the plan that a prompt brings along, if it does.
+
+    Raises:
+        DataError: It cannot be used.
+    """
+    given_plan(with_length(prompt), max_sections=settings.max_sections, tolerance=_tolerance(settings))
+
+
+def _tolerance(settings: AgentWriteConfig) -> float:
+    return math.inf if settings.tolerance is None else settings.tolerance
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,7 @@ class AgentWrite:
         else:
             try:
                 plan = await self._planner.plan(task, max_sections=self._settings.max_sections,
-                                                tolerance=self._settings.tolerance)
+                                                tolerance=_tolerance(self._settings))
                 nodes = await self._sections(task, plan, seed)
             except NoReplyError as error:
                 failure = f"{error.reason}: {error.detail}".rstrip(": ")

@@ -28,6 +28,9 @@ MAX_TITLE = 300
 
 MAX_WORDS = 1_000_000
 
+REPETITION_PENALTY = 1.15
+"""For models that continue text: the most probable list of a small one is its first line over and over."""
+
 LONG_SECTIONS = 400
 """From this length on the sections of a text with budgets should have 200 to 1,000 words each, as AgentWrite has it."""
 
@@ -83,7 +86,8 @@ class Planner:
         Args:
             prompt: The writing task.
             max_sections: The model is told; a longer plan is refused.
-            tolerance: How far the budgets may be off, as a share of the length asked for; None: words are only a hint.
+            tolerance: How far the budgets may be off, as a share of the length asked for (infinity: as far as they
+                like, but there must be some); None: words are only a hint.
 
         Raises:
             NoReplyError: No usable plan came.
@@ -122,8 +126,9 @@ class Planner:
             "plan_json.jinja" if json else "plan_text.jinja", request=request, fence=fence(request, request),
             max_sections=max_sections, target_words=target, wrong=wrong, **more,
         )
-        stop = ("\n\n",) if self._dialect is Dialect.TEXT else ()
-        sampling = Sampling(max_tokens=self._config.max_tokens, temperature=0, stop=stop)
+        sampling = Sampling(max_tokens=self._config.max_tokens, temperature=0)
+        if self._dialect is Dialect.TEXT:
+            sampling = replace(sampling, stop=("\n\n",), repetition_penalty=REPETITION_PENALTY)
         question = self._dialect.question(asked, sampling, "plan", _schema(max_sections) if json else None)
         return replace(question, index=0 if wrong is None else 1)
 

@@ -15,6 +15,7 @@ from typing import Any
 from lpo.config import RunConfig
 from lpo.errors import NothingLeftError
 from lpo.llm.side_by_side import side_by_side
+from lpo.pair_builders.agent_write import check_given_plan
 from lpo.pair_builders.create import create_builder
 from lpo.pair_builders.deriving import rows_of
 from lpo.pair_builders.mixing import General
@@ -99,10 +100,11 @@ def _check_plans(config: RunConfig, prompts: Sequence[Prompt]) -> None:
         DataError: One of them cannot be used.
     """
     build = config.build
-    if build.writes_plans:
-        for prompt in prompts:
-            given_plan(prompt, max_sections=build.agent_write.max_sections if build.method == "agent_write"
-                       else build.depth)
+    for prompt in prompts:
+        if build.method == "agent_write":
+            check_given_plan(prompt, build.agent_write)
+        elif build.writes_plans:
+            given_plan(prompt, max_sections=build.depth)
 
 
 class _Work:

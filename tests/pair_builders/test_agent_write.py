@@ -11,8 +11,9 @@ from lpo.errors import BackendError, DataError, RequestRejectedError
 from lpo.llm.asking import Dialect
 from lpo.llm.base import Finish
 from lpo.pair_builders import BuildEvent, create_builder
-from lpo.pair_builders.plan import given_plan
+from lpo.pair_builders.agent_write import check_given_plan
 from lpo.records import Message, Origin, Prompt, fingerprint
+from lpo.writing_config import AgentWriteConfig
 
 PROMPT = Prompt(id="p1", prompt=(Message(role="system", content="Be plain."), Message(role="user", content="Of bees.")),
                 context="A page on bees.", target_words=300)
@@ -256,6 +257,14 @@ def test_budgets_within_the_tolerance_are_taken(words):
     assert len(build(writer(planned([("Hives", words)])))[0].plan) == 1
 
 
+def test_without_a_tolerance_any_sum_is_taken_and_the_shares_are_of_the_length_asked_for():
+    tree, llm = build(writer(planned([("Hives", 3000), ("Honey", 6000)])), tolerance=None)
+    assert [section.words for section in tree.plan] == [3000, 6000]
+    assert "2. Honey (200 words)" in sections(llm)[0].context.prompt[1].content
+    still, _ = build(writer(*[planned([("Hives", None)])] * 2), tolerance=None)
+    assert "section 1 has no number of words" in still.nodes[0].failures["plan"]
+
+
 @pytest.mark.parametrize(("bad", "failure"), [
     (completion("", Finish.REFUSED), "refused"), ("", "empty"), (RequestRejectedError("too long"),
                                                                  "request_rejected: too long"),
@@ -315,7 +324,15 @@ def test_one_that_comes_with_the_prompt_and_breaks_the_rules_is_an_error(rows, c
         build(writer(), given, max_sections=3)
     assert "build.agent_write" in str(caught.value.mend)
     with pytest.raises(DataError, match=cause):
-        given_plan(given, max_sections=3, tolerance=0.2)
+        check_given_plan(given, AgentWriteConfig(max_sections=3))
+
+
+def test_one_that_comes_with_the_prompt_is_checked_against_the_length_in_its_words():
+    given = Prompt(id="p", prompt="Of bees, in 200 words.", meta={"plan": [{"title": "Hives", "words": 300}]})
+    with pytest.raises(DataError, match="add up to 300, not to 200"):
+        check_given_plan(given, AgentWriteConfig())
+    check_given_plan(given, AgentWriteConfig(tolerance=0.5))
+    check_given_plan(given.model_copy(update={"meta": {}}), AgentWriteConfig())
 
 
 def test_the_judge_may_plan():

@@ -130,6 +130,7 @@ def test_a_model_that_continues_text_goes_on_after_the_first_number(said, expect
     [request] = llm.requests
     assert isinstance(request.context.prompt, str)
     assert request.sampling.stop == ("\n\n",) and request.json_schema is None
+    assert request.sampling.repetition_penalty > 1, "greedy, a base model writes its first line again and again"
 
 
 @pytest.mark.parametrize("said", [
@@ -140,7 +141,7 @@ def test_a_chat_model_writes_the_whole_list(said):
     planned, llm = plan(said, Dialect.CHAT)
     assert planned == sections(("Hives", 120), ("Honey", 80))
     assert asked(llm).endswith(", as a numbered list and nothing else:")
-    assert llm.requests[0].sampling.stop == ()
+    assert llm.requests[0].sampling.stop == () and llm.requests[0].sampling.repetition_penalty == 1
 
 
 @pytest.mark.parametrize("said", [
