@@ -30,6 +30,7 @@ const saver = new Saver(number, annotator, {
   },
   conflict(index, theirs, mine) {
     conflicts.push({ index, theirs, mine });
+    saver.on.state("refused", "Not saved: there are two texts of one segment");
     askWhich();
   },
   locked() { refresh(); },
@@ -222,8 +223,10 @@ async function refresh() {
       saver.knows(index, one.version);
     }
   });
+  const cameBack = fresh.state === "returned" && view.state !== "returned";
   view = fresh;
   if (stateChanged) {
+    if (cameBack) current = Math.max(0, view.segments.findIndex((one) => one.rejected !== null));
     showState();
     show();
   } else {

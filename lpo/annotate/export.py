@@ -82,6 +82,7 @@ def _row(db: sqlite3.Connection, number: int, script: AnnotatedScript, work: sql
         "prompt": prompt if isinstance(prompt, str) else [_plain(message) for message in prompt],
         "segments_original": [segment.original for segment in script.segments],
         "segments_revised": revised_segments(script.segments, texts_of(db, number, script, annotator)),
+        "ends": script.ends,
         "annotator": annotator,
         "accepted_by": work["decided_by"] if work["state"] == WorkState.ACCEPTED else None,
         "seconds": round(seconds_of(db, number, annotator)),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from lpo.errors import DataError
 from lpo.records import CorrectionOutcome, Dialogue, Fault, Prompt, Record, ScriptSegment, SearchNode, SearchTree
 
-_BLANK_LINES = re.compile(r"(?:[ \t]*\r?\n)*")
+_BLANK_LINES = re.compile(r"(?:[ \t]*(?:\r\n?|\n))*")
 BETWEEN = "\n\n"
 """Stands between a segment that was missing and its neighbours."""
 
@@ -68,6 +68,8 @@ class AnnotatedScript(Record):
     """That of its tree."""
     prompt: Prompt
     segments: tuple[AnnotatedSegment, ...]
+    ends: bool
+    """Had the writer finished it? Otherwise it was cut at its longest allowed length."""
 
     @property
     def dialogue(self) -> Dialogue:
@@ -107,23 +109,25 @@ def scripts_of(trees: Iterable[SearchTree], cut: Callable[[str], Sequence[str]])
             raise DataError("two trees have this id", where=repr(tree.id), mend="ids of prompts must be unique")
         seen.add(tree.id)
         if tree.script is not None:
-            segments = tuple(_corrected(segment) for segment in tree.script.segments)
+            segments, ends = tuple(_corrected(segment) for segment in tree.script.segments), tree.script.ends
         else:
             answer = best_answer(tree)
             if answer is None:
                 intake.skipped["no whole answer has a score"] += 1
                 continue
-            segments = tuple(AnnotatedSegment(original=text, proposed=text) for text in cut(answer))
-            intake.cut_here += 1
+            texts, ends = cut(text_of(tree, answer)), answer.ends
+            segments = tuple(AnnotatedSegment(original=text, proposed=text) for text in texts)
         if not any(segment.original.strip() or segment.proposed.strip() for segment in segments):
             intake.skipped["the answer is empty"] += 1
             continue
-        intake.scripts.append(AnnotatedScript(id=tree.id, prompt=tree.prompt, segments=segments))
+        intake.cut_here += tree.script is None
+        intake.scripts.append(AnnotatedScript(id=tree.id, prompt=tree.prompt, segments=segments, ends=ends))
     return intake
 
 
-def best_answer(tree: SearchTree) -> str | None:
-    """The whole answer of a tree whose last step scores highest, of equals the first; an only one needs no score.
+def best_answer(tree: SearchTree) -> SearchNode | None:
+    """The last step of a tree's best whole answer: the one that scores highest, of equals the first; an only one needs
+    no score.
 
     An answer is whole if its last step ends it, or stands in the deepest layer.
     """
@@ -133,9 +137,20 @@ def best_answer(tree: SearchTree) -> str | None:
               and node.note is None and not node.vetoes and not node.replaced
               and (node.ends or node.depth == deepest)]
     if len(leaves) == 1:
-        return _text(tree, leaves[0])
-    scored = [(node.score, -number, node) for number, node in enumerate(leaves) if node.score is not None]
-    return _text(tree, max(scored)[2]) if scored else None
+        return leaves[0]
+    scored = [(node.score, -number) for number, node in enumerate(leaves) if node.score is not None]
+    return leaves[-max(scored)[1]] if scored else None
+
+
+def text_of(tree: SearchTree, leaf: SearchNode) -> str:
+    """The answer that ends with a step."""
+    nodes = {node.id: node for node in tree.nodes}
+    texts: list[str] = []
+    node: SearchNode | None = leaf
+    while node is not None:
+        texts.append(node.text)
+        node = nodes[node.parent] if node.parent is not None else None
+    return "".join(reversed(texts))
 
 
 def revised_segments(segments: Sequence[AnnotatedSegment], edited: Sequence[str]) -> list[str]:
@@ -178,12 +193,3 @@ def _corrected(segment: ScriptSegment) -> AnnotatedSegment:
     return AnnotatedSegment(original=segment.original, proposed=segment.revised, faults=tuple(faults),
                             outcomes=tuple(correction.outcome for correction in segment.corrections))
 
-
-def _text(tree: SearchTree, leaf: SearchNode) -> str:
-    nodes = {node.id: node for node in tree.nodes}
-    texts: list[str] = []
-    node: SearchNode | None = leaf
-    while node is not None:
-        texts.append(node.text)
-        node = nodes[node.parent] if node.parent is not None else None
-    return "".join(reversed(texts))

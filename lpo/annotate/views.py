@@ -74,7 +74,7 @@ def inspected_script(db: sqlite3.Connection, number: int, annotator: str) -> dic
         DataError: There is no such script.
     """
     events = [{name: value for name, value in event.items() if name != "texts"}
-              for event in history(db, number, annotator) if event["what"] != "began"]
+              for event in history(db, number, annotator) if event["what"] not in ("began", "edited again")]
     return {**script_view(db, number, annotator), "history": events}
 
 

@@ -110,8 +110,8 @@ def save(db: sqlite3.Connection, now: float, edit: Edit) -> Saved | Conflict:
             return Saved(row["version"], now)
         if not mine and row["version"] != edit.base:
             return Conflict(row["text"], row["note"], bool(row["done"]), row["version"])
-        if not mine and edit.base:
-            record(db, now, edit.annotator, "edited in another tab", script=edit.script, annotator=edit.annotator,
+        if not mine:  # each page that goes on from here leaves what it found in the history
+            record(db, now, edit.annotator, "edited again", script=edit.script, annotator=edit.annotator,
                    segment=edit.segment, text_before=row["text"])
     version = 1 if row is None else row["version"] + 1
     db.execute(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import get_args
 
@@ -14,7 +15,7 @@ from lpo.annotate.store import Store
 from lpo.config import raise_issues, suggestion, validate
 from lpo.errors import BackendError, ConfigError, DataError, NothingLeftError
 from lpo.run.directory import RunDirectory, Stage, find_run
-from lpo.run.pairing import read_trees
+from lpo.run.trees import read_trees
 from lpo.segmentation import split_segments
 from lpo.storage import write_jsonl
 from lpo.writing_config import SegmentsConfig
@@ -57,11 +58,12 @@ def annotate(run: str, *, by: str | None, host: str, port: int, token_env: str |
                            mend="pip install 'longform-lpo[annotate]'") from None
     directory = find_run(run)
     key = key_from(token_env) if token_env is not None else new_key()
-    with directory.locked(LOCK, busy="the annotations of this run are open already",
-                          mend="open the address it printed, or end it"):
+    with _sigterm_as_ctrl_c(), directory.locked(LOCK, busy="the annotations of this run are open already",
+                                                mend="open the address it printed, or end it"):
         store, lines = opened(directory, by)
         try:
-            with _listening(host, port) as listener:
+            # The server ends in order at Ctrl-C, and then sends itself the signal again.
+            with suppress(KeyboardInterrupt), _listening(host, port) as listener:
                 port = listener.getsockname()[1]
                 for line in lines:
                     say(line)
@@ -75,9 +77,8 @@ def annotate(run: str, *, by: str | None, host: str, port: int, token_env: str |
                 # The log of requests would hold the key.
                 server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False,
                                                        proxy_headers=False, ws="none", timeout_graceful_shutdown=3))
-                with suppress(KeyboardInterrupt):  # it has ended in order by then
-                    server.run(sockets=[listener])
-                say(f"ended; the corrections are in {store.path}")
+                server.run(sockets=[listener])
+            say(f"ended; the corrections are in {store.path}")
         finally:
             store.close()
 
@@ -151,21 +152,32 @@ def _skipped(intake: Intake) -> str:
 
 def _listening(host: str, port: int) -> socket.socket:
     """A socket that listens; before anything is said, so that the address printed is true."""
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"no such port: {port}", where="--port", mend="a port is at most 65535; 0 is any free one")
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (socket.gaierror, OverflowError):
-        raise ConfigError(f"no such address: {host}:{port}", where="--host", mend="use 127.0.0.1") from None
+    except socket.gaierror:
+        raise ConfigError(f"no such address: {host}", where="--host", mend="use 127.0.0.1") from None
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the same port again after a restart
         listener.bind(place)
         listener.listen(128)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listener.close()
-        cause = getattr(error, "strerror", None) or str(error)
-        raise BackendError(f"port {port} cannot be had: {cause.lower()}", where=host,
+        raise BackendError(f"port {port} cannot be had: {(error.strerror or str(error)).lower()}", where=host,
                            mend="end what listens there, or choose another one: --port") from None
     return listener
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """A request to end is taken as Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _reachable(host: str) -> str:

@@ -32,7 +32,7 @@ ATTACKS = (
     '" onload="alert(1)" x="',
     "</script><script>alert('closed the data')</script>",
     "<img src=https://example.invalid/track.png onerror=alert(2)>",
-    "{{ 7 * 7 }} {% raw %} [step_1] \x1b[31mred\x1b[0m &lt;b&gt; ]]> <!-- ",
+    "{{ 7 * 7 }} {% raw %} [step_1] \x1b[31mred\x1b[0m &lt;b&gt; ]]> <!--",
     "javascript:alert(document.cookie) \u2028 \u202eabc\u202c 👩‍👩‍👧‍👦",
 )
 BRIDGE = [

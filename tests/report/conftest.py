@@ -1,1 +1,3 @@
+"""The browser."""
+
 from chromium import chromium  # noqa: F401  (a fixture)
