@@ -58,6 +58,9 @@ async function show() {
   const { scripts, progress } = await ask("/api/overview");
   showProgress(progress);
   byId("scripts").replaceChildren(...scripts.map(script));
+}
+
+async function showExport() {
   const { lines } = await ask("/api/export");
   byId("export-lines").textContent = lines.join("\n");
 }
@@ -80,6 +83,6 @@ byId("to-inspect").addEventListener("click", () => {
   rememberName(typedName());
   location.href = address("/inspect", { as: typedName() });
 });
-show().catch((error) => tell(error.message, "warning"));
+show().then(showExport).catch((error) => tell(error.message, "warning"));
 addEventListener("focus", () => { show().catch(() => {}); });
 if (!name.value) name.focus();

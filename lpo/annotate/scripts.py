@@ -13,6 +13,7 @@ from lpo.records import CorrectionOutcome, Dialogue, Fault, Prompt, Record, Scri
 _BLANK_LINES = re.compile(r"(?:[ \t]*(?:\r\n?|\n))*")
 BETWEEN = "\n\n"
 """Stands between a segment that was missing and its neighbours."""
+TITLE_CHARACTERS = 140
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,12 @@ class AnnotatedScript(Record):
     def dialogue(self) -> Dialogue:
         """What the policy read."""
         return self.prompt.dialogue
+
+    @property
+    def title(self) -> str:
+        """The first line of the request, cut to fit a list."""
+        line = next((line.strip() for line in self.prompt.request.split("\n") if line.strip()), self.id)
+        return line if len(line) <= TITLE_CHARACTERS else line[: TITLE_CHARACTERS - 1].rstrip() + "…"
 
 
 @dataclass

@@ -8,10 +8,10 @@ import os
 import re
 import secrets
 import socket
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -133,7 +133,9 @@ class Guard:
         given = [value for name, value in query if name == KEY_PARAMETER]
         if given and scope["method"] == "GET":
             return self._entered(scope["path"], query) if self._is_key(given[0]) else _refused(headers, _NO_KEY)
-        return None if self._is_key(_cookie(headers, self._cookie)) else _refused(headers, _NO_KEY)
+        # Cookies of all servers on this machine come along; odd ones among them must not hide ours.
+        cookie = HTTPConnection(scope).cookies.get(self._cookie, "")
+        return None if self._is_key(cookie) else _refused(headers, _NO_KEY)
 
     def _entered(self, path: str, query: list[tuple[str, str]]) -> Response:
         rest = urlencode([(name, value) for name, value in query if name != KEY_PARAMETER])
@@ -148,14 +150,6 @@ class Guard:
 
 _NO_KEY = "the key is missing, or the server was started again with another one"
 _MEND = "open the address that lpo annotate printed"
-
-
-def _cookie(headers: Headers, name: str) -> str:
-    try:
-        morsel = SimpleCookie(headers.get("cookie", "")).get(name)
-    except CookieError:
-        return ""
-    return morsel.value if morsel is not None else ""
 
 
 def _refused(headers: Headers, cause: str) -> Response:

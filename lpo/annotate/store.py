@@ -22,7 +22,8 @@ SCHEMA_VERSION = 1
 
 _SCHEMA = f"""
 CREATE TABLE scripts (
-  number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, fingerprint TEXT NOT NULL, content TEXT NOT NULL);
+  number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, fingerprint TEXT NOT NULL, title TEXT NOT NULL,
+  segments INTEGER NOT NULL, missing INTEGER NOT NULL, content TEXT NOT NULL);
 CREATE TABLE edits (
   script INTEGER NOT NULL REFERENCES scripts, segment INTEGER NOT NULL, annotator TEXT NOT NULL,
   text TEXT NOT NULL, note TEXT NOT NULL, done INTEGER NOT NULL, version INTEGER NOT NULL,
@@ -141,8 +142,11 @@ class Store:
             kept = known.keys() - {row["id"] for row in changed}
             for script in wanted.values():
                 if script.id not in kept:
-                    db.execute("INSERT INTO scripts (id, fingerprint, content) VALUES (?, ?, ?)",
-                               (script.id, identity(script), json.dumps(script.to_json(), ensure_ascii=False)))
+                    missing = sum(not segment.original.strip() for segment in script.segments)
+                    db.execute("INSERT INTO scripts (id, fingerprint, title, segments, missing, content) "
+                               "VALUES (?, ?, ?, ?, ?, ?)",
+                               (script.id, identity(script), script.title, len(script.segments), missing,
+                                json.dumps(script.to_json(), ensure_ascii=False)))
             return Synced(added=len(wanted.keys() - kept), known=len(kept))
 
     def _prepare(self) -> None:

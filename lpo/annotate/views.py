@@ -5,11 +5,9 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from lpo.annotate.scripts import AnnotatedScript, AnnotatedSegment
-from lpo.annotate.store import history, parse_script, read_script
+from lpo.annotate.scripts import AnnotatedSegment
+from lpo.annotate.store import history, read_script
 from lpo.annotate.work import WorkState, read_edits, read_work, seconds_of
-
-TITLE_CHARACTERS = 140
 
 
 def overview(db: sqlite3.Connection, now: float) -> dict[str, Any]:
@@ -23,12 +21,8 @@ def overview(db: sqlite3.Connection, now: float) -> dict[str, Any]:
             "annotator": row["annotator"], "state": state.value, "done": done.get((row["script"], row["annotator"]), 0),
             "working": state is WorkState.OPEN and row["lease_until"] > now, "by": row["decided_by"]})
     scripts: list[dict[str, Any]] = []
-    for row in db.execute("SELECT number, content FROM scripts ORDER BY number"):
-        script = parse_script(row["content"])
-        scripts.append({
-            "number": row["number"], "id": script.id, "title": title(script), "segments": len(script.segments),
-            "missing": sum(not segment.original.strip() for segment in script.segments),
-            "works": works.get(row["number"], [])})
+    for row in db.execute("SELECT number, id, title, segments, missing FROM scripts ORDER BY number"):
+        scripts.append({**dict(row), "works": works.get(row["number"], [])})
     return {"scripts": scripts, "progress": _progress(scripts)}
 
 
@@ -56,15 +50,10 @@ def script_view(db: sqlite3.Connection, number: int, annotator: str) -> dict[str
 
 def inspection(db: sqlite3.Connection) -> list[dict[str, Any]]:
     """Every version that was handed in, the longest waiting first; then what was decided about."""
-    rows = db.execute("SELECT number, content, annotator, state, works.version, finished_at, decided_by FROM works "
+    rows = db.execute("SELECT number, id, title, annotator, state, decided_by AS \"by\" FROM works "
                       "JOIN scripts ON number = script WHERE state != ? ORDER BY state != ?, finished_at",
                       (WorkState.OPEN, WorkState.FINISHED))
-    listed: list[dict[str, Any]] = []
-    for row in rows:
-        script = parse_script(row["content"])
-        listed.append({"number": row["number"], "id": script.id, "title": title(script), "annotator": row["annotator"],
-                       "state": row["state"], "by": row["decided_by"]})
-    return listed
+    return [dict(row) for row in rows]
 
 
 def inspected_script(db: sqlite3.Connection, number: int, annotator: str) -> dict[str, Any]:
@@ -76,12 +65,6 @@ def inspected_script(db: sqlite3.Connection, number: int, annotator: str) -> dic
     events = [{name: value for name, value in event.items() if name != "texts"}
               for event in history(db, number, annotator) if event["what"] not in ("began", "edited again")]
     return {**script_view(db, number, annotator), "history": events}
-
-
-def title(script: AnnotatedScript) -> str:
-    """The first line of the request, cut to fit a list."""
-    line = next((line.strip() for line in script.prompt.request.split("\n") if line.strip()), script.id)
-    return line if len(line) <= TITLE_CHARACTERS else line[: TITLE_CHARACTERS - 1].rstrip() + "…"
 
 
 def _segment(segment: AnnotatedSegment, edit: sqlite3.Row | None, *, shown: bool) -> dict[str, Any]:

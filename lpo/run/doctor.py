@@ -17,6 +17,7 @@ REQUIRED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "o
 OPTIONAL = {
     "gguf": ("the demo model", "demo"),
     "bitsandbytes": ("4-bit training", "qlora"),
+    "uvicorn": ("lpo annotate", "annotate"),
     "matplotlib": ("the notebooks", "notebooks"),
     "playwright": ("browser tests", "dev"),
     "pytest": ("tests", "dev"),

@@ -81,6 +81,11 @@ def test_the_key_becomes_a_cookie_and_leaves_the_address(serving):
     assert headers["location"] == "/evil.example/x?script=1&as=Ann", "it leads nowhere else"
 
 
+def test_odd_cookies_of_other_servers_do_not_hide_the_key(client):
+    client.cookie = f'grid={{"a": [1, 2]}}; =; odd[]; theme="dark; {client.cookie}; last=é'.encode().decode("latin-1")
+    assert client.ask("GET", "/api/overview")[0] == 200
+
+
 PATHS = ["/", "/annotate", "/inspect", "/assets/annotate.js", "/api/overview", "/api/script?script=1&annotator=A",
          "/corrections.jsonl", "/nowhere"]
 
