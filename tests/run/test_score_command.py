@@ -18,7 +18,9 @@ from scripted_server import ScriptedServer
 from lpo.errors import ConfigError, DataError, UnsoundError
 from lpo.llm.journal import Journal
 from lpo.llm.journal_file import Outcome
+from lpo.prompts import load_prompts
 from lpo.run.directory import Stage
+from lpo.run.pipeline import load_config
 from lpo.run.progress import Reporter
 from lpo.run.scoring import score as score_file
 from lpo.storage import read_json, read_jsonl
@@ -335,3 +337,18 @@ def test_what_cannot_be_is_refused_before_anything_is_asked(tmp_path, monkeypatc
     with pytest.raises((ConfigError, DataError), match=re.escape(said)):
         score_file(Path("answers.jsonl"), overrides, **{"config": config, **options})
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_recipes_hold_the_papers_figures_and_the_demos_documents_are_there():
+    paper = load_config("longreward")
+    build, train = paper.build, paper.train.args
+    assert (build.answers.samples, build.answers.min_scored, build.pairs.rejected) == (10, 5, "worst")
+    assert paper.policy.sampling.temperature == 1 and build.reward.longreward and not build.reward.judge
+    assert (train["beta"], train["loss_type"], train["loss_weights"]) == (0.15, ["sigmoid", "sft"], [1.0, 0.1])
+    assert train["learning_rate"] == 1e-6
+    assert train["per_device_train_batch_size"] * train["gradient_accumulation_steps"] == 16
+    demo = load_config("longreward_demo")
+    prompts = load_prompts(demo.prompts)
+    assert (len(prompts.build), len(prompts.held_out), len(prompts.rejected)) == (3, 1, 0)
+    assert all(300 < len((prompt.context or "").split()) < 500 for prompt in (*prompts.build, *prompts.held_out))
+
