@@ -147,7 +147,6 @@ class Corrector:
 
     def __init__(self, llm: LLM, config: CorrectionConfig, dialect: Dialect, templates: Templates) -> None:
         self._llm, self._config, self._dialect, self._templates = llm, config, dialect, templates
-        self._form = "json" if dialect is Dialect.JSON else "text"
 
     async def critique(self, segment: Segment) -> SegmentCritique:
         """What is wrong with a segment.
@@ -195,15 +194,14 @@ class Corrector:
         return checked_revision(reply, segment, asked, mark)
 
     def _render(self, question: str, segment: Segment, **more: Sequence[str]) -> tuple[str, str]:
-        """A prompt and the mark that fences its texts; critique and revision of a segment begin alike in JSON."""
+        """A prompt and the mark that fences its texts. Without examples both questions about a segment begin alike."""
         request, context = segment.prompt.request, segment.prompt.context or ""
         shown, before = segment.shown, segment.before.strip()
         inside = (text for texts in more.values() for text in texts)
         mark = fence(request, request, context, shown, segment.text, *inside)
         asked = self._templates.render(
-            f"{question}_{self._form}.jinja", request=request, document=context, before=shown,
-            from_start=len(before) <= BEFORE_CHARACTERS, text=segment.text, last=segment.last, fence=mark,
-            **({"chat": self._dialect is Dialect.CHAT} if self._form == "text" else {}), **more,
+            f"{question}_{self._dialect.value}.jinja", request=request, document=context, before=shown,
+            from_start=len(before) <= BEFORE_CHARACTERS, text=segment.text, last=segment.last, fence=mark, **more,
         )
         return asked, mark
 
