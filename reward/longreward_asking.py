@@ -131,7 +131,8 @@ class Asker:
         first = self._request(purpose, form, language, texts)
         for number in range(self._config.tries):
             try:
-                return Reply(form.read(await ask(self._llm, self._again(first, number)), self._dialect), number + 1)
+                reply = self._whole(first, await ask(self._llm, self._again(first, number)))
+                return Reply(form.read(reply, self._dialect), number + 1)
             except NoReplyError as error:
                 if error.reason is NoReply.REQUEST_REJECTED or number + 1 == self._config.tries:
                     raise
@@ -144,8 +145,16 @@ class Asker:
                                        language=language, dialect=self._dialect.value)
         json = self._dialect is Dialect.JSON
         sampling = Sampling(max_tokens=form.room * self._config.max_tokens, **self._sampling.model_dump(),
-                            stop=form.stop if self._dialect is Dialect.TEXT else ())
+                            stop=form.stop[language] if self._dialect is Dialect.TEXT else ())
         return self._dialect.question(asked, sampling, purpose.value, form.schema if json else None)
+
+    def _whole(self, request: Request, reply: str) -> str:
+        """A reply from its first word: text that is continued begins in the prompt's last line."""
+        prompt = request.context.prompt
+        if not isinstance(prompt, str):
+            return reply
+        begun = prompt.rpartition("\n")[2]
+        return f"{begun} {reply.strip()}"
 
     def _again(self, first: Request, number: int) -> Request:
         """The same question once more: another draw, so that a journal does not answer with what could not be read."""

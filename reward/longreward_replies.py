@@ -2,21 +2,21 @@
 
 | asked for | JSON | plain text |
 |---|---|---|
-| grade | `{"analysis": "...", "grade": 7}`: a JSON number from 0 to 10 | words, then a last line `Grade: 7` |
-| support | `{"analysis": "...", "support": "full"}`, or `partial`, `none` | words, then a last line `Support: full` |
+| grade | `{"analysis": "...", "grade": 7}`: a JSON number from 0 to 10 | words, and `Grade: 7` at the very end |
+| support | `{"analysis": "...", "support": "full"}` or `partial`, `none` | words, and `Support: full` at the very end |
 | statements | `{"statements": ["...", ...]}`, perhaps none | a list with bullets or numbers; `1. none` |
 | notes | `{"notes": ["...", ...]}`, perhaps none | the same |
 
-A grade in plain text has at most two ASCII digits before the point: `7`, `7.5`, `10.0`. The Chinese prompts ask for a
-last line `评分：7`, or `支持：完全`, `支持：部分`, `支持：没有`. Asterisks (Markdown) are ignored. Not accepted: `8/10`,
-`11`, `-1`, full-width digits, `"8"`, `true`, `NaN`, two such lines, a key more or less or twice, a verdict without
-words before it.
+A grade in plain text has at most two ASCII digits before the point: `7`, `7.5`, `10.0`. The Chinese prompts ask for
+`评分：7`, or `支持：完全`, `支持：部分`, `支持：没有`. Asterisks (Markdown) are ignored. Not accepted: `8/10`, `11`,
+`-1`, full-width digits, `"8"`, `true`, `NaN`, `Grade:` twice, a key more or less or twice, a verdict without words
+before it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Generic, TypeVar
@@ -30,17 +30,16 @@ from lpo.llm.text_list import read_list
 MAX_ITEM = 1000
 """Characters of a statement or a note, at most: a longer one is a passage."""
 
-LONGEST_LIST = 40
+LONGEST_LIST = 20
 """Items of a list that a model continues, at most: a small model would go on for ever."""
 
 T = TypeVar("T")
 _Reply = TypeVar("_Reply", bound=BaseModel)
 
-_LAST_LINE = re.compile(r"(Grade|Support|评分|支持)\s*[:：]\s*(.*)")
-_GRADE = re.compile(r"[0-9]{1,2}(?:\.[0-9]+)?")
 _HEADING = re.compile(r"(?:Analysis|分析)\s*[:：]\s*")
-_GRADE_NAMES = ("Grade", "评分")
-_SUPPORT_NAMES = ("Support", "支持")
+_GRADE_NAME = re.compile(r"(?:Grade|评分)\s*[:：]")
+_SUPPORT_NAME = re.compile(r"(?:Support|支持)\s*[:：]")
+_GRADE = re.compile(r"[0-9]{1,2}(?:\.[0-9]+)?")
 
 
 class Support(StrEnum):
@@ -105,29 +104,25 @@ class Form(Generic[T]):
         schema: For servers that can constrain a reply; it is validated here all the same.
         from_json: Reads a reply in JSON.
         from_text: Reads one in plain text, from its first word.
-        begun: How plain text that is continued begins in the prompt, for the reader to read on from.
-        stop: Where plain text that is continued ends.
+        stop: Where plain text that is continued ends, by language; no more than the four that vendors allow.
         room: How many times `max_tokens` a reply may have.
     """
 
     schema: dict[str, Any]
     from_json: Callable[[str], T]
     from_text: Callable[[str], T]
-    begun: str
-    stop: tuple[str, ...]
+    stop: Mapping[str, tuple[str, ...]]
     room: int
 
     def read(self, reply: str, dialect: Dialect) -> T:
-        """Read a whole reply.
+        """Read a whole reply; text that was continued together with how it began in the prompt.
 
         Raises:
             NoReplyError: It is anything else.
         """
         if dialect is Dialect.JSON:
             return self.from_json(reply)
-        if dialect is Dialect.CHAT:
-            return self.from_text(without_thinking(reply))
-        return self.from_text(f"{self.begun}{reply.strip()}")
+        return self.from_text(without_thinking(reply) if dialect is Dialect.CHAT else reply)
 
 
 def _read(reply: str, form: type[_Reply]) -> _Reply:
@@ -153,9 +148,9 @@ def read_grade_text(reply: str) -> Verdict[float]:
     Raises:
         NoReplyError: The reply is anything else.
     """
-    analysis, value = _last_line(reply, _GRADE_NAMES)
+    analysis, value = _named_at_the_end(reply, _GRADE_NAME)
     if not _GRADE.fullmatch(value) or float(value) > 10:
-        raise _unparsable("the last line gives no grade from 0 to 10", reply)
+        raise _unparsable("what follows `Grade:` is no grade from 0 to 10", reply)
     return Verdict(analysis, float(value))
 
 
@@ -175,22 +170,18 @@ def read_support_text(reply: str) -> Verdict[Support]:
     Raises:
         NoReplyError: The reply is anything else.
     """
-    analysis, value = _last_line(reply, _SUPPORT_NAMES)
+    analysis, value = _named_at_the_end(reply, _SUPPORT_NAME)
     if value not in _SUPPORT_WORDS:
-        raise _unparsable("the last line gives none of the three labels", reply)
+        raise _unparsable("what follows `Support:` is none of the three labels", reply)
     return Verdict(analysis, _SUPPORT_WORDS[value])
 
 
-def _last_line(reply: str, names: tuple[str, ...]) -> tuple[str, str]:
-    """The words before the last line, and what it says under one of these names; no line before it may have one."""
-    *before, last = [line.strip().replace("*", "") for line in reply.strip().split("\n")]
-    found = _LAST_LINE.fullmatch(last)
-    if found is None or found[1] not in names:
-        raise _unparsable(f"the last line does not begin with `{names[0]}:`", reply)
-    if any(other and other[1] in names for other in map(_LAST_LINE.fullmatch, before)):
-        raise _unparsable(f"two lines begin with `{names[0]}:`", reply)
-    words = reply.strip().rpartition("\n")[0]
-    return _words(_HEADING.sub("", words.strip(), count=1), reply), found[2].strip()
+def _named_at_the_end(reply: str, name: re.Pattern[str]) -> tuple[str, str]:
+    """The words before the name, and what follows it to the end; the name stands once."""
+    before, *after = name.split(reply.replace("*", ""))
+    if len(after) != 1:
+        raise _unparsable(f"the verdict is named {len(after)} times", reply)
+    return _words(_HEADING.sub("", before.strip(), count=1), reply), after[0].strip()
 
 
 def _words(analysis: str, reply: str) -> str:
@@ -230,16 +221,21 @@ def _schema(**properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
+_LIST_ENDS = dict.fromkeys(("en", "zh"), ("\n\n", f"\n{LONGEST_LIST + 1}."))
+
+
 def _list_form(name: str, from_json: Callable[[str], list[str]]) -> Form[list[str]]:
     schema = _schema(**{name: {"type": "array", "items": {"type": "string"}}})
-    return Form(schema, from_json, _read_items_text, "1. ", ("\n\n", f"\n{LONGEST_LIST + 1}."), room=2)
+    return Form(schema, from_json, _read_items_text, _LIST_ENDS, room=2)
 
 
-_END_OF_PARAGRAPH = ("\n\n",)
+# A base model that is done goes on with the next example, not always after an empty line.
+_VERDICT_ENDS = {"en": ("\n\n", "\nAnalysis:", "\nStatement:", "\nRequest:"),
+                 "zh": ("\n\n", "\n分析：", "\n陈述：", "\n请求：")}
 
 GRADE = Form(_schema(analysis={"type": "string"}, grade={"type": "number", "minimum": 0, "maximum": 10}),
-             read_grade_json, read_grade_text, "", _END_OF_PARAGRAPH, room=1)
+             read_grade_json, read_grade_text, _VERDICT_ENDS, room=1)
 SUPPORT = Form(_schema(analysis={"type": "string"}, support={"type": "string", "enum": list(map(str, Support))}),
-               read_support_json, read_support_text, "", _END_OF_PARAGRAPH, room=1)
+               read_support_json, read_support_text, _VERDICT_ENDS, room=1)
 STATEMENTS = _list_form("statements", _read_statements)
 NOTES = _list_form("notes", _read_notes)

@@ -63,5 +63,5 @@ class Shared(Generic[K, R]):
                 del self._entries[key]
             return
         unused = [key for key, one in self._entries.items() if one.work.done() and not one.waiting]
-        for old in unused[:max(0, len(self._entries) - self._kept)]:
+        for old in unused[:max(0, len(unused) - self._kept)]:
             del self._entries[old]
