@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lpo.records import RejectedRow, SearchNode, SearchTree
+from lpo.records import PlannedSection, RejectedRow, SearchNode, SearchTree
 from lpo.report.data import FineTuningRow, RunData
 from lpo.report.entries import REQUEST_CHARACTERS, cut_end, request_of
 from lpo.report.fitting import fitting
@@ -67,39 +67,56 @@ def plan_section(run: RunData) -> PlanSection | None:
     dropped = {row.id: row for row in reversed(run.rejected) if row.stage == "build"}
 
     def entry(tree: SearchTree, number: int, limit: int) -> dict[str, Any]:
-        return plan_entry(tree, number, limit) | _verdict(tree, rows, dropped)
+        row = rows.get(tree.id)
+        stated = row.target_words if row is not None else None
+        return plan_entry(tree, number, limit, stated) | _verdict(row, dropped.get(tree.id))
 
     entries, _ = fitting(run.trees, entry, PLAN_BYTES)
     return PlanSection(len(run.trees), len(run.trees) - len(entries), tuple(entries))
 
 
-def plan_entry(tree: SearchTree, number: int, limit: int) -> dict[str, Any]:
-    """A planned answer as plain values: each section with the words planned and written.
+def plan_entry(tree: SearchTree, number: int, limit: int, stated: int | None = None) -> dict[str, Any]:
+    """A planned answer as plain values: each section with the words it was to have and those written.
 
     Args:
         tree: A single branch, a node for each section of the plan.
         number: Of the tree in the run, from 1.
         limit: Characters of a section's text that are kept.
+        stated: The length that the prompt's own words ask for, where it brings none.
     """
     request, request_cut = cut_end(request_of(tree.prompt.prompt), REQUEST_CHARACTERS)
     written = {node.depth: node for node in tree.nodes if node.parent is not None}
     depth = max(len(tree.plan), *written, 0) if written else len(tree.plan)
-    sections = [_section(tree, place, written.get(place), limit) for place in range(1, depth + 1)]
+    asked = words_asked(tree.plan, tree.prompt.target_words or stated)
+    sections = [_section(tree, place, asked.get(place), written.get(place), limit) for place in range(1, depth + 1)]
     root = next((node for node in tree.nodes if node.parent is None), None)
     return {
         "number": number, "id": tree.id, "request": request, "request_cut": request_cut,
-        "target": tree.prompt.target_words, "words": sum(section["words"] for section in sections),
-        "planned": sum(section["planned"] or 0 for section in sections), "sections": sections,
+        "target": tree.prompt.target_words or stated, "words": sum(section["words"] for section in sections),
+        "planned": sum(section.words or 0 for section in tree.plan), "sections": sections,
         "widest": max([1, *(max(section["words"], section["planned"] or 0) for section in sections)]),
         "failed": root.failures.get("plan") if root is not None else None,
     }
 
 
-def _section(tree: SearchTree, place: int, node: SearchNode | None, limit: int) -> dict[str, Any]:
+def words_asked(plan: Sequence[PlannedSection], target: int | None) -> dict[int, int]:
+    """The words that each section was asked for, by its number from 1: the plan's, scaled so that they add up to the
+    length of the whole where there is one. A section without words counts as the mean of the others.
+    """
+    known = [section.words for section in plan if section.words is not None]
+    if target is None:
+        return {place: section.words for place, section in enumerate(plan, start=1) if section.words is not None}
+    mean = sum(known) / len(known) if known else 1.0
+    weights = [section.words or mean for section in plan]
+    ends = [max(1, round(target * sum(weights[:end]) / sum(weights))) for end in range(1, len(plan) + 1)]
+    return {place: end - start for place, (start, end) in enumerate(zip([0, *ends], ends, strict=False), start=1)}
+
+
+def _section(tree: SearchTree, place: int, asked: int | None, node: SearchNode | None, limit: int) -> dict[str, Any]:
     plan = tree.plan[place - 1] if place <= len(tree.plan) else None
     text, cut = cut_end(node.text if node is not None else "", limit)
     return {
-        "number": place, "title": plan.title if plan is not None else "", "planned": plan.words if plan else None,
+        "number": place, "title": plan.title if plan is not None else "", "planned": asked,
         "words": count_words(node.text) if node is not None else 0, "text": text, "cut": cut,
         "note": _note(node),
     }
@@ -113,14 +130,11 @@ def _note(node: SearchNode | None) -> str | None:
     return "cut at a sentence end" if "end" in node.failures else node.note
 
 
-def _verdict(tree: SearchTree, rows: Mapping[str, FineTuningRow], dropped: Mapping[str, RejectedRow]) -> dict[str, Any]:
+def _verdict(row: FineTuningRow | None, dropped: RejectedRow | None) -> dict[str, Any]:
     """Was the answer kept, and if not, why?"""
-    row, reason = rows.get(tree.id), dropped.get(tree.id)
     score = row.length_score if row is not None else None
-    stated = row.target_words if row is not None else None  # where only the prompt's words say it
     return {
-        "target": tree.prompt.target_words or stated, "kept": row is not None,
-        "reason": reason.reason.value if reason is not None else None,
-        "detail": cut_end(reason.detail, 300)[0] if reason is not None else "",
+        "kept": row is not None, "reason": dropped.reason.value if dropped is not None else None,
+        "detail": cut_end(dropped.detail, 300)[0] if dropped is not None else "",
         "length_score": points(score) if score is not None else None,
     }

@@ -127,7 +127,7 @@ def test_a_planned_section_unfolds_and_its_bar_ends_where_its_words_do(chromium,
         assert section.locator(".prose").inner_text() == SOIL_BETTER
         fill, line = (float(section.locator(f".meter {shape}").get_attribute(name))
                       for shape, name in ((".fill", "width"), (".target", "x1")))
-        assert fill / line == pytest.approx(57 / 60, abs=0.01), "57 words of 60 planned"
+        assert fill / line == pytest.approx(57 / 52, abs=0.01), "57 words of 52, its share of 130"
 
 
 @pytest.mark.parametrize("kind", ["corrections", "answers", "plans"])

@@ -8,6 +8,9 @@ from reading_runs import trees_of
 from sample_methods import agent_write_run
 from test_report_page import page_of
 
+from lpo.pair_builders.plan import section_rows
+from lpo.records import PlannedSection, Prompt
+from lpo.report.plans import words_asked
 from lpo.storage import read_jsonl
 from lpo.words import count_words
 
@@ -46,3 +49,12 @@ def test_the_lines_that_train_on_the_rows_name_them(planned):
     named = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
     assert str(planned / "sft.jsonl") in named and "messages" in named
     assert all(row["messages"][-1]["role"] == "assistant" for row in read_jsonl(planned / "sft.jsonl"))
+
+
+@pytest.mark.parametrize("words", [(60, 50, 40), (150, 150, 150, 150, 150), (None, 20, 30), (None, None)])
+@pytest.mark.parametrize("target", [None, 1, 130, 2_000])
+def test_the_words_asked_of_a_section_are_those_that_its_writer_was_told(words, target):
+    plan = [PlannedSection(title=f"part {place}", words=count) for place, count in enumerate(words)]
+    told = section_rows(Prompt(id="p", prompt="Write.", target_words=target), plan)
+    asked = words_asked(plan, target)
+    assert [asked.get(place) for place in range(1, len(plan) + 1)] == [row["words"] for row in told]
