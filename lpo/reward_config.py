@@ -37,7 +37,8 @@ class LongRewardConfig(SectionOfKinds):
     """LongReward's four scorers (arXiv 2410.21252), asked of the judge's model."""
 
     language: Literal["auto", "en", "zh"] = "auto"
-    """Language of the instructions and demonstrations; `auto` goes by the text that is judged."""
+    """Language of the instructions and demonstrations; `auto` goes by the request, so that all its answers are judged
+    alike."""
     retrieval: Literal["bm25", "embeddings"] = "bm25"
     """How the passages that a statement is checked against are found."""
     embedder: str = "sentence-transformers/all-MiniLM-L6-v2"
