@@ -23,9 +23,9 @@ from lpo.llm.base import Completion, Context, Finish, Request, Sampling
 from lpo.pair_builders.base import BuilderModels, BuildEvent
 from lpo.pair_builders.growing_tree import ROOT
 from lpo.pair_builders.notes import with_notes
-from lpo.pair_builders.plan import Planner, given_plan, section_prompt, section_rows
+from lpo.pair_builders.plan import Planner, given_plan, section_notes, section_rows
 from lpo.pair_builders.requested_length import with_length
-from lpo.pair_builders.section_text import is_refusal, without_label
+from lpo.pair_builders.section_text import is_refusal, repeats_a_line, without_label
 from lpo.pair_builders.steps import SECTION_BREAK, derive_seed
 from lpo.records import Origin, PlannedSection, Prompt, Reason, SearchNode, SearchTree
 from lpo.segmentation.steps import cut_step
@@ -42,7 +42,7 @@ class SectionFault(StrEnum):
     EMPTY = "empty"
     REFUSED = "refused"
     ECHOES = "echoes"
-    """It holds the mark that stood around the text before it."""
+    """It repeats a line of its instructions: of the plan, say, or the mark around the text so far."""
     REQUEST_REJECTED = "request_rejected"
 
 
@@ -156,14 +156,16 @@ class AgentWrite:
         return self._models.dialect is Dialect.TEXT or isinstance(prompt.prompt, str)
 
     def _context(self, task: _Task) -> Context:
+        prefix = task.before if self._continues(task.prompt) else ""
+        return Context(with_notes(task.prompt.dialogue, self._notes(task, task.before.strip())), prefix)
+
+    def _notes(self, task: _Task, before: str) -> str:
+        """What is said beside the prompt; `before` is the text so far, for a model that does not continue it."""
+        templates = self._models.templates
         if self._continues(task.prompt):
-            return Context(section_prompt(task.prompt, task.plan, task.index, self._models.templates), task.before)
-        before = task.before.strip()
-        notes = self._models.templates.render(
-            "agent_write.jinja", plan=section_rows(task.prompt, task.plan), index=task.index, before=before,
-            fence=fence(task.prompt.request, before),
-        )
-        return Context(with_notes(task.prompt.dialogue, notes))
+            return section_notes(task.prompt, task.plan, task.index, templates, plain=True)
+        return templates.render("agent_write.jinja", plan=section_rows(task.prompt, task.plan), index=task.index,
+                                before=before, fence=fence(task.prompt.request, before))
 
     def _read(self, task: _Task, completion: Completion) -> SearchNode | SectionFault:
         """The node of a section, or what is wrong with the reply."""
@@ -182,7 +184,8 @@ class AgentWrite:
         text = without_label(text.strip(), task.index + 1, known=known)
         if not text:
             return SectionFault.EMPTY
-        if task.before and fence(task.prompt.request, task.before.strip()) in text:
+        headings = "\n".join(f"{number}. {section.title}" for number, section in enumerate(task.plan, start=1))
+        if repeats_a_line(text, self._notes(task, task.before.strip()), known=f"{known}\n{headings}\n{task.before}"):
             return SectionFault.ECHOES
         logprobs = completion.logprobs
         return task.node.model_copy(update={

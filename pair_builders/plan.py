@@ -209,9 +209,22 @@ def section_prompt(prompt: Prompt, plan: Sequence[PlannedSection], index: int, t
         index: Which section, from 0.
         templates: The wording.
     """
-    plain = isinstance(prompt.prompt, str)
-    return with_notes(prompt.dialogue, templates.render("section.jinja", plan=section_rows(prompt, plan), index=index,
-                                                        plain=plain))
+    return with_notes(prompt.dialogue, section_notes(prompt, plan, index, templates,
+                                                     plain=isinstance(prompt.prompt, str)))
+
+
+def section_notes(prompt: Prompt, plan: Sequence[PlannedSection], index: int, templates: Templates, *,
+                  plain: bool) -> str:
+    """What `section_prompt` says beside the prompt.
+
+    Args:
+        prompt: The writing task.
+        plan: All sections.
+        index: Which section, from 0.
+        templates: The wording.
+        plain: Say what the text is like, for a model that continues text, instead of what to do.
+    """
+    return templates.render("section.jinja", plan=section_rows(prompt, plan), index=index, plain=plain)
 
 
 def section_rows(prompt: Prompt, plan: Sequence[PlannedSection]) -> list[dict[str, str | int | None]]:

@@ -1,6 +1,6 @@
 """What a model writes around a section of a planned answer, and what is kept of it.
 
-Both rules are strict, since they change training data: a label goes only where it can be nothing else (`Paragraph 3:`
+The rules are strict, since they change training data: a label goes only where it can be nothing else (`Paragraph 3:`
 and the like were stripped from LongWriter-6k), and only short texts that begin as refusals do are taken for refusals.
 """
 
@@ -13,6 +13,9 @@ from lpo.words import count_words
 
 REFUSAL_WORDS = 80
 """A longer text that begins like a refusal is one that goes on and writes."""
+
+LEAST_LINE = 12
+"""Characters of a line that cannot be there by chance: those of a mark around a text (`lpo.templates.fence`)."""
 
 _LABEL = (r"(?P<label>(?:paragraph|section)[ \t]+(?P<number>\d{1,3})"
           r"|(?:第[ \t]?(?P<ordinal>[0-9一二三四五六七八九十]{1,4})[ \t]?[段节]|段落[ \t]?(?P<cardinal>\d{1,3})))")
@@ -66,3 +69,15 @@ def is_refusal(text: str) -> bool:
     marks never does.
     """
     return _REFUSAL.match(text) is not None and count_words(text) <= REFUSAL_WORDS
+
+
+def repeats_a_line(text: str, instructions: str, *, known: str) -> bool:
+    """Does a section repeat a line of what the model was told?
+
+    Args:
+        text: The section.
+        instructions: Lines of fewer than 12 characters may be there by chance.
+        known: What may stand in the text all the same: the request, what was written before, and the like.
+    """
+    lines = (line.strip() for line in instructions.split("\n"))
+    return any(line in text for line in lines if len(line) >= LEAST_LINE and line not in known)

@@ -1,6 +1,6 @@
 import pytest
 
-from lpo.pair_builders.section_text import REFUSAL_WORDS, is_refusal, without_label
+from lpo.pair_builders.section_text import REFUSAL_WORDS, is_refusal, repeats_a_line, without_label
 
 
 @pytest.mark.parametrize(("text", "kept"), [
@@ -75,3 +75,21 @@ def test_a_refusal_is_known(text):
 ])
 def test_a_text_is_none(text):
     assert not is_refusal(text)
+
+
+INSTRUCTIONS = "Plan:\n1. The keel (100 words)\n2. The sail\n\n0123456789ab\nDo not wrap up.\n"
+
+
+@pytest.mark.parametrize("text", [
+    "1. The keel (100 words)\nIt is of oak.", "0123456789ab", "It is of oak. Do not wrap up. More follows.",
+])
+def test_a_line_of_the_instructions_is_found(text):
+    assert repeats_a_line(text, INSTRUCTIONS, known="Of boats.")
+
+
+@pytest.mark.parametrize(("text", "known"), [
+    ("1. The keel (90 words)", "Of boats."), ("Plan:\nIt is of oak.", "Of boats."), ("2. The sail\n", "Of boats."),
+    ("1. The keel (100 words)\nIt is of oak.", "Write by this outline:\n1. The keel (100 words)"), ("", ""),
+])
+def test_short_lines_and_what_the_request_says_may_be_repeated(text, known):
+    assert not repeats_a_line(text, INSTRUCTIONS, known=known)
