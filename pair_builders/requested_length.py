@@ -116,7 +116,7 @@ def _lengths(text: str) -> Iterator[int | None]:
 def _value(number: str) -> int | None:
     """A number in digits or spelled out; None when it is no whole number, or spelled unclearly."""
     if number[0].isdigit():
-        digits, multiple = re.fullmatch(r"([\d.,]+)[\s-]?(\D*)", number).groups()  # pyright: ignore
+        digits, _, multiple = re.sub(r"([\d.,]+)[\s-]?", r"\1|", number).partition("|")
         value = float(digits.replace(",", "")) * _MULTIPLES.get(multiple, 1)
         return round(value) if abs(value - round(value)) < 1e-6 and ("." not in digits or multiple) else None
     return _spelled(re.split(r"[\s-]+", number)) if number[0].isascii() else chinese_number(number)
