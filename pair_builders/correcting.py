@@ -240,9 +240,9 @@ def read_critique(reply: str, segment: str) -> SegmentCritique:
 def read_fault_list(reply: str, asked: str) -> SegmentCritique:
     """Read a list of `aspect: advice`, from the first line to the first that is no item.
 
-    What a model writes after its list is of no concern. A first item `none` says that nothing is wrong. An item of
-    another aspect is dropped, and so is advice that stands in the question or before it: small models repeat examples,
-    and themselves.
+    What a model writes after its list is of no concern. A first item `none`, or the word alone, says that nothing is
+    wrong. An item of another aspect is dropped, and so is advice that stands in the question or before it: small models
+    repeat examples, and themselves.
 
     Args:
         reply: The whole reply.
@@ -251,13 +251,15 @@ def read_fault_list(reply: str, asked: str) -> SegmentCritique:
     Raises:
         NoReplyError: The first line is no item, or faults are named and none can be used.
     """
+    if _is_nothing(reply):
+        return SegmentCritique(())
     known = one_line(asked).casefold()
     found: list[Fault | str] = []
     for number, line in enumerate(reply.strip().split("\n")[:MOST_FAULTS]):
         item = _ITEM.fullmatch(line.strip())
         if item is None:
             break
-        if number == 0 and item[1].strip(" .()").casefold() in _NOTHING:
+        if number == 0 and _is_nothing(item[1]):
             return SegmentCritique(())
         named = _FAULT.fullmatch(item[1])
         aspect = next((one for one in Aspect if named is not None and one.value == named[1].casefold()), None)
@@ -289,13 +291,10 @@ def read_revision(reply: str) -> str:
 
 
 def unwrapped(reply: str, segment: str, mark: str) -> str:
-    """A revision in plain text without what certainly is not part of it: the marks of the question around it, or a code
-    fence around all of it that the segment does not have.
+    """A revision in plain text without what certainly is not part of it: the question's mark in its first or last line,
+    and a code fence around all of it that the segment does not have.
     """
-    text = reply.strip()
-    lines = text.split("\n")
-    if len(lines) > 2 and lines[0].strip() == lines[-1].strip() == mark:
-        text = "\n".join(lines[1:-1]).strip()
+    text = reply.strip().removeprefix(f"{mark}\n").removesuffix(f"\n{mark}").strip()
     fenced = _FENCED.fullmatch(text)
     if fenced is not None and fenced[1] not in fenced[2] and not segment.startswith(fenced[1]):
         text = fenced[2].strip()
@@ -325,11 +324,16 @@ def checked_revision(text: str, segment: Segment, asked: str, mark: str) -> str:
     if before and before not in own and (before in flat or (long and flat in before and flat not in own)):
         raise NoReplyError(NoReply.UNPARSABLE, "the revision repeats what stands before the passage", text)
     ours = _without(asked, segment.prompt.request, segment.prompt.context or "", segment.shown, segment.text)
-    copied = (_lines(text) & _lines(ours)) - _lines(segment.text)
+    copied = {line for line in _lines(ours) - _lines(segment.text)
+              if line in _lines(text) or (count_words(line) > FEW_WORDS and one_line(line) in flat)}
     if copied or (long and flat in one_line(ours) and flat not in own):
         line = min(copied, default=flat)[:KEPT_LINE]
         raise NoReplyError(NoReply.UNPARSABLE, f"the revision copies {line!r} from the question", text)
     return text
+
+
+def _is_nothing(text: str) -> bool:
+    return text.strip(" .()\n").casefold() in _NOTHING
 
 
 def _fault(aspect: Aspect, quote: str, advice: str) -> Fault | None:

@@ -71,6 +71,7 @@ def test_any_other_critique_is_none(reply):
     ("1. **Coherence**: mind the tense\n2) missing: say when\nI hope this helps.", [Aspect.COHERENCE, Aspect.MISSING]),
     ("- factuality： 四十米", [Aspect.FACTUALITY]),
     ("- None.", []),
+    (" none\n", []),
     ("- none\n- repetition: no", []),
     ("- style: be brief\n- repetition: strike it out", [Aspect.REPETITION]),
     ("\n".join(f"- missing: say when it was {done}" for done in ("built", "lit", "sold", "moved", "lost")),
@@ -123,6 +124,7 @@ def test_a_broken_revision_never_loses_a_letter(text, damage, at):
     ("```\nThe tower.\n```", "The tower."),
     ("~~~markdown\n# Tower\n\nHigh.\n~~~", "# Tower\n\nHigh."),
     (f"{MARK}\nThe tower.\n{MARK}", "The tower."),
+    (f"The tower.  \n{MARK}\n", "The tower."),
     ("```\na\n```\nand\n```\nb\n```", "```\na\n```\nand\n```\nb\n```"),
     ("Sure! Here it is:\n\nThe tower.", "Sure! Here it is:\n\nThe tower."),
     ("```", "```"),
@@ -149,6 +151,7 @@ ASKED = f"Write anew.\n{MARK}\n{BEFORE}\n{MARK}\nPassage, the last one:\n{MARK}\
     ("Leave the second sentence out altogether.", NoReply.UNPARSABLE),
     ("The tower is high.\nPassage, the last one:\nMore.", NoReply.UNPARSABLE),
     ("The tower is high.\nFaults:\n", NoReply.UNPARSABLE),
+    ("The tower is high. - repetition: Leave the second sentence out altogether.", NoReply.UNPARSABLE),
 ])
 def test_a_revision_that_repeats_the_question_is_none(text, reason):
     with pytest.raises(NoReplyError) as caught:

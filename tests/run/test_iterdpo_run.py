@@ -1,4 +1,4 @@
-"""IterDPO through the command: by a model, by people from a file, and by the demo model."""
+"""IterDPO through the command: by a model, and by people from a file."""
 
 from collections import Counter
 from dataclasses import replace
