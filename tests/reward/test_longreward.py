@@ -20,15 +20,18 @@ from lpo.records import Message, Prompt
 from lpo.retrieval import split_into_chunks
 from lpo.reward import Draft, LongReward, LongRewardScorer
 from lpo.reward_config import LongRewardConfig
+from lpo.templates import load_templates
 
 DIMENSIONS = ["helpfulness", "logicality", "faithfulness", "completeness"]
 SMALL = LongRewardConfig(passage_words=20, passages=2, note_words=100)
+TEMPLATES = load_templates()
 
 
 def score(judge: Judge | FunctionLLM, answer=ANSWER, query=QUERY, document=DOCUMENT, config=SMALL, **options):
     """The judgement, and what the judge was asked."""
     llm = judge.model() if isinstance(judge, Judge) else judge
-    judgement = asyncio.run(LongReward(llm, config=config, **options).score(query, answer, document))
+    longreward = LongReward(llm, config=config, templates=TEMPLATES, **options)
+    judgement = asyncio.run(longreward.score(query, answer, document))
     return judgement, llm.requests
 
 
@@ -159,7 +162,7 @@ def test_another_request_or_document_has_notes_of_its_own():
 @given(st.integers(0, 10**6), st.permutations(range(3)))
 def test_judgements_do_not_depend_on_the_order_in_which_replies_arrive(seed, order):
     async def judged(llm, order):
-        longreward = LongReward(llm, config=SMALL)
+        longreward = LongReward(llm, config=SMALL, templates=TEMPLATES)
         answers = [ANSWER, "Tomas repaired the pump.", "Nobody wore a hat. Captain Amara commanded the ferry."]
         found = await asyncio.gather(*(longreward.score(QUERY, answers[place], DOCUMENT) for place in order))
         return [judgement for _, judgement in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]

@@ -82,14 +82,14 @@ def test_a_whole_score_over_http():
     assert tries(server, "notes")[0]["max_tokens"] == 2048
 
 
-@pytest.mark.parametrize("purpose", ["helpfulness", "statements", "support", "notes", "completeness"])
+@pytest.mark.parametrize("purpose", ["support", "notes"])
 @pytest.mark.parametrize("fault", [
     rate_limited(0), UNAVAILABLE, RESET, NOT_JSON, CUT, REFUSAL, FILTERED, EMPTY, NO_CONTENT, NONSENSE,
 ], ids=["429", "503", "reset", "not json", "cut", "refusal", "filtered", "empty", "no content", "nonsense"])
 def test_a_fault_costs_one_more_call_and_changes_nothing(purpose, fault):
     judgement, server = score(replace(fault, when=lambda body: purpose_of(body) == purpose))
     assert judgement.overall == WHOLE
-    usual = {"support": 4, "notes": 2}.get(purpose, 1)
+    usual = {"support": 4, "notes": 2}[purpose]
     assert len(tries(server, purpose)) == usual + 1
     assert len(server.calls) == 4 + 4 + 2 + 1
 
