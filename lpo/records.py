@@ -330,6 +330,11 @@ class CorrectionOutcome(StrEnum):
     GIVEN = "given"
     """Corrected by people."""
 
+    @property
+    def compared(self) -> bool:
+        """Was a revised text, taken or not, held against the segment as it stood?"""
+        return self in (CorrectionOutcome.ACCEPTED, CorrectionOutcome.NOT_BETTER, CorrectionOutcome.UNSCORED)
+
 
 class Correction(Record):
     """One attempt to correct a segment."""

@@ -21,9 +21,6 @@ from lpo.records import (
 DUPLICATE = "duplicate"
 """How the note of a node begins that was set aside because an earlier sibling has the same text."""
 
-COMPARED = {CorrectionOutcome.ACCEPTED, CorrectionOutcome.NOT_BETTER, CorrectionOutcome.UNSCORED}
-"""Outcomes of attempts with a revised text, which was taken or not."""
-
 
 @dataclass
 class ScriptCounts:
@@ -78,7 +75,7 @@ class ScriptCounts:
         if correction.outcome is CorrectionOutcome.GIVEN:
             self.people.update([correction.by or "somebody"])
             return
-        self.revised += correction.outcome in COMPARED
+        self.revised += correction.outcome.compared
         before, after = (judgement.overall if judgement is not None else None
                          for judgement in (correction.before, correction.after))
         if correction.outcome is CorrectionOutcome.ACCEPTED and before is not None and after is not None:

@@ -113,7 +113,9 @@ def _correction_lines(summary: BuildSummary) -> list[str]:
         return []
     tried = counts.corrections.total() - counts.corrections[CorrectionOutcome.GIVEN]
     accepted = counts.corrections[CorrectionOutcome.ACCEPTED]
-    rate = f"; accepted {accepted} of {tried} attempts ({accepted / tried:.0%})" if tried else ""
+    revised = sum(counts.corrections[outcome] for outcome in CorrectionOutcome if outcome.compared)
+    rate = f"; accepted {accepted} of {revised} revised texts ({accepted / revised:.0%}), {tried} attempts" \
+        if revised else f"; {tried} attempts, no revised text" if tried else ""
     lines = [f"segments: {counts.changed_segments} of {counts.segments} changed{rate} ({listed(counts.corrections)})"]
     if tried and not accepted:
         lines.append("warning: no correction was accepted; the pairs, if any, say nothing about correcting")

@@ -49,7 +49,9 @@ def test_a_run_says_how_many_corrections_were_accepted(built):
                        for one in segment.corrections)
     accepted = attempts[CorrectionOutcome.ACCEPTED]
     assert accepted and attempts[CorrectionOutcome.NOT_BETTER] and attempts[CorrectionOutcome.UNCHANGED]
-    assert f"accepted {accepted} of {attempts.total()} attempts" in said and "warning" not in said
+    revised = accepted + attempts[CorrectionOutcome.NOT_BETTER]
+    assert f"accepted {accepted} of {revised} revised texts" in said and "warning" not in said
+    assert f"{attempts.total()} attempts" in said
     assert counts["corrections"] == {outcome.value: count for outcome, count in sorted(attempts.items())}
     assert counts["segments"] == sum(len(tree.script.segments) for tree in trees) == asked["editor"]
     assert asked["reviser"] == accepted + attempts[CorrectionOutcome.NOT_BETTER]
