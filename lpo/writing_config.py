@@ -44,8 +44,8 @@ class SegmentsConfig(SectionOfKinds):
     """`sections`: at Markdown headings. `paragraphs`: whole paragraphs up to `max_words`. `slides`: at the marks of a
     slide script (`Slide 3:`, `---`, `第3页`). `separator`: wherever this text stands."""
     max_words: int | None = Field(default=None, gt=0)
-    """Words of a segment, at most; a longer section is cut at a paragraph or sentence end. Default: 200 for
-    `paragraphs`, none for `sections`."""
+    """Words of a segment, at most; a longer section is cut at a paragraph or sentence end, else between words. Code
+    fences and tables stay whole. Default: 200 for `paragraphs`, none for `sections`."""
     separator: str | None = Field(default=None, min_length=1)
     """It ends the segment it stands behind (`by: separator`)."""
 
