@@ -12,3 +12,8 @@ def count_words(text: str) -> int:
     Digits and other scripts are not counted. Source: LongBench-Write (arXiv 2408.07055), its evaluation code.
     """
     return len(_HAN.findall(text)) + len(_ASCII_WORD.findall(text))
+
+
+def is_chinese(text: str) -> bool:
+    """Are there more Chinese characters than words in ASCII letters?"""
+    return len(_HAN.findall(text)) > len(_ASCII_WORD.findall(text))

@@ -23,9 +23,9 @@ from lpo.llm.base import Completion, Context, Finish, Request, Sampling
 from lpo.pair_builders.base import BuilderModels, BuildEvent
 from lpo.pair_builders.growing_tree import ROOT
 from lpo.pair_builders.notes import with_notes
-from lpo.pair_builders.plan import Planner, given_plan, section_notes, section_rows
+from lpo.pair_builders.plan import Planner, given_plan, section_notes, section_rows, unit_of
 from lpo.pair_builders.requested_length import with_length
-from lpo.pair_builders.section_text import is_refusal, repeats_a_line, without_label
+from lpo.pair_builders.section_text import is_refusal, lists_titles, repeats_a_line, without_label
 from lpo.pair_builders.steps import SECTION_BREAK, derive_seed
 from lpo.records import Origin, PlannedSection, Prompt, Reason, SearchNode, SearchTree
 from lpo.segmentation.steps import cut_step
@@ -165,7 +165,8 @@ class AgentWrite:
         if self._continues(task.prompt):
             return section_notes(task.prompt, task.plan, task.index, templates, plain=True)
         return templates.render("agent_write.jinja", plan=section_rows(task.prompt, task.plan), index=task.index,
-                                before=before, fence=fence(task.prompt.request, before))
+                                unit=unit_of(task.prompt), before=before,
+                                fence=fence(task.prompt.request, before))
 
     def _read(self, task: _Task, completion: Completion) -> SearchNode | SectionFault:
         """The node of a section, or what is wrong with the reply."""
@@ -184,8 +185,9 @@ class AgentWrite:
         text = without_label(text.strip(), task.index + 1, known=known)
         if not text:
             return SectionFault.EMPTY
-        headings = "\n".join(f"{number}. {section.title}" for number, section in enumerate(task.plan, start=1))
-        if repeats_a_line(text, self._notes(task, task.before.strip()), known=f"{known}\n{headings}\n{task.before}"):
+        titles = [section.title for section in task.plan]
+        notes = self._notes(task, task.before.strip())
+        if lists_titles(text, titles) or repeats_a_line(text, notes, known="\n".join((known, task.before, *titles))):
             return SectionFault.ECHOES
         logprobs = completion.logprobs
         return task.node.model_copy(update={

@@ -22,6 +22,7 @@ from lpo.llm.json_object import NotJsonError, read_as
 from lpo.pair_builders.notes import one_line, with_notes
 from lpo.records import Dialogue, PlannedSection, Prompt
 from lpo.templates import Templates, fence
+from lpo.words import is_chinese
 
 MAX_TITLE = 300
 """Characters of a title, at most: a longer one is no plan of a section but its text."""
@@ -124,7 +125,7 @@ class Planner:
             {"chat": self._dialect is Dialect.CHAT}
         asked = self._templates.render(
             "plan_json.jinja" if json else "plan_text.jinja", request=request, fence=fence(request, request),
-            max_sections=max_sections, target_words=target, wrong=wrong, **more,
+            max_sections=max_sections, target_words=target, unit=unit_of(prompt), wrong=wrong, **more,
         )
         sampling = Sampling(max_tokens=self._config.max_tokens, temperature=0)
         if self._dialect is Dialect.TEXT:
@@ -225,6 +226,11 @@ def section_notes(prompt: Prompt, plan: Sequence[PlannedSection], index: int, te
         plain: Say what the text is like, for a model that continues text, instead of what to do.
     """
     return templates.render("section.jinja", plan=section_rows(prompt, plan), index=index, plain=plain)
+
+
+def unit_of(prompt: Prompt) -> str:
+    """What its words are called in front of a model: a small one that is told of Chinese begins to write it."""
+    return "characters" if is_chinese(prompt.request) else "words"
 
 
 def section_rows(prompt: Prompt, plan: Sequence[PlannedSection]) -> list[dict[str, str | int | None]]:

@@ -7,6 +7,7 @@ and the like were stripped from LongWriter-6k), and only short texts that begin 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from lpo.pair_builders.requested_length import chinese_number
 from lpo.words import count_words
@@ -17,6 +18,8 @@ REFUSAL_WORDS = 80
 LEAST_LINE = 12
 """Characters of a line that cannot be there by chance: those of a mark around a text (`lpo.templates.fence`)."""
 
+_NUMBER_BEFORE = re.compile(r"^\d+\. ")
+_BEFORE_TITLE = re.compile(r"^[#*_\s]*(?:\d+[.):]\s*)?[*_]*")
 _LABEL = (r"(?P<label>(?:paragraph|section)[ \t]+(?P<number>\d{1,3})"
           r"|(?:第[ \t]?(?P<ordinal>[0-9一二三四五六七八九十]{1,4})[ \t]?[段节]|段落[ \t]?(?P<cardinal>\d{1,3})))")
 _SEPARATOR = r"(?:[ \t]*[:：]|[ \t]+[-–—](?=[ \t])|(?=[ \t]*(?:\n|\Z)))"
@@ -77,7 +80,17 @@ def repeats_a_line(text: str, instructions: str, *, known: str) -> bool:
     Args:
         text: The section.
         instructions: Lines of fewer than 12 characters may be there by chance.
-        known: What may stand in the text all the same: the request, what was written before, and the like.
+        known: What may stand in the text all the same, behind a number or not: the request, the titles of the plan,
+            what was written before.
     """
     lines = (line.strip() for line in instructions.split("\n"))
-    return any(line in text for line in lines if len(line) >= LEAST_LINE and line not in known)
+    return any(line in text for line in lines
+               if len(line) >= LEAST_LINE and line not in known and _NUMBER_BEFORE.sub("", line) not in known)
+
+
+def lists_titles(text: str, titles: Sequence[str]) -> bool:
+    """Do two lines of a section, numbered or marked as headings or not, hold titles of different sections of the plan,
+    and nothing else? One is a heading.
+    """
+    wanted = {title.casefold() for title in titles}
+    return len({_BEFORE_TITLE.sub("", line.strip()).rstrip("*_").casefold() for line in text.split("\n")} & wanted) > 1

@@ -11,16 +11,16 @@ import re
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
+from lpo.words import is_chinese
+
 ENGLISH_GRAM, CHINESE_GRAM = 10, 13
 """Words, and characters, that must not stand in a text twice in the same order."""
 
 _FIRST_LINES, _LAST_LINES = 2, 3
 
-_HAN = r"\u4e00-\u9fff"
 _TERMINAL = re.compile(r"[.!?…。！？][\"'’”»)\]）】」』》*_]*\Z")
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_CHINESE_UNIT = re.compile(rf"[{_HAN}]|[A-Za-z0-9]+")
-_ASCII_WORD = re.compile(r"[A-Za-z]+")
+_CHINESE_UNIT = re.compile(r"[\u4e00-\u9fff]|[A-Za-z0-9]+")
 _OF_ITSELF = re.compile(
     r"\b(?:revis(?:ed|ions?)|versions?|rewritten|drafts?)\b|修改后|扩写|改写|扩展后|版本|草稿|初稿", re.IGNORECASE)
 
@@ -79,11 +79,6 @@ def speaks_of_itself(text: str) -> bool:
     """Do the first 2 or the last 3 lines that are not blank hold words such as `revised`, `version` or `draft`?"""
     lines = [line for line in text.split("\n") if line.strip()]
     return any(_OF_ITSELF.search(line) for line in (*lines[:_FIRST_LINES], *lines[-_LAST_LINES:]))
-
-
-def is_chinese(text: str) -> bool:
-    """Are there more Chinese characters than words in ASCII letters?"""
-    return len(re.findall(f"[{_HAN}]", text)) > len(_ASCII_WORD.findall(text))
 
 
 def first_part(text: str, numerator: int, denominator: int) -> str:

@@ -1,6 +1,12 @@
 import pytest
 
-from lpo.pair_builders.section_text import REFUSAL_WORDS, is_refusal, repeats_a_line, without_label
+from lpo.pair_builders.section_text import (
+    REFUSAL_WORDS,
+    is_refusal,
+    lists_titles,
+    repeats_a_line,
+    without_label,
+)
 
 
 @pytest.mark.parametrize(("text", "kept"), [
@@ -77,7 +83,7 @@ def test_a_text_is_none(text):
     assert not is_refusal(text)
 
 
-INSTRUCTIONS = "Plan:\n1. The keel (100 words)\n2. The sail\n\n0123456789ab\nDo not wrap up.\n"
+INSTRUCTIONS = "Plan:\n1. The keel (100 words)\n2. The sails\n\n0123456789ab\nDo not wrap up.\n"
 
 
 @pytest.mark.parametrize("text", [
@@ -88,8 +94,21 @@ def test_a_line_of_the_instructions_is_found(text):
 
 
 @pytest.mark.parametrize(("text", "known"), [
-    ("1. The keel (90 words)", "Of boats."), ("Plan:\nIt is of oak.", "Of boats."), ("2. The sail\n", "Of boats."),
+    ("1. The keel (90 words)", "Of boats."), ("Plan:\nIt is of oak.", "Of boats."), ("2. The sails", "The sails"),
     ("1. The keel (100 words)\nIt is of oak.", "Write by this outline:\n1. The keel (100 words)"), ("", ""),
 ])
 def test_short_lines_and_what_the_request_says_may_be_repeated(text, known):
     assert not repeats_a_line(text, INSTRUCTIONS, known=known)
+
+
+TITLES = ["The keel", "The sails", "The harbour"]
+
+
+@pytest.mark.parametrize(("text", "listed"), [
+    ("1. The keel\n2. The sails\n", True), ("## The keel\nIt is of oak.\n## The sails", True),
+    ("**the keel**\n\n**The Sails**", True), ("The harbour\nThe keel", True),
+    ("## The keel\n\nIt is of oak.", False), ("The keel\nThe keel", False), ("The keel and\nthe sails.", False),
+    ("The keel, The sails", False), ("", False),
+])
+def test_titles_of_several_sections_are_a_list_and_one_is_a_heading(text, listed):
+    assert lists_titles(text, TITLES) is listed
