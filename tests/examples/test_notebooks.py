@@ -48,3 +48,51 @@ def test_the_committed_quickstart_notebook_holds_the_outputs_of_a_whole_run():
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "run once, top to bottom"
     check_story(outputs(notebook))
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs), "the curves"
+
+
+def check_scores(text):
+    """What every run of the notebook about LongReward must show."""
+    assert re.search(r"answers x 4 \+ \d+ statements \+ notes on 1 chunk = \d+", text)
+    assert text.count("=== ") == 3 and text.count("--- vague") == 3
+    assert re.search(r"\d of 3 answers to 1 question have a score", text)
+    assert re.search(r"characters 0 to \d+, \d+ notes:|no (reply|analysis) that could be read", text)
+    assert "'faithfulness': 6.25" in text and "'faithfulness': 0.0" in text and "no_statements, overall None" in text
+    assert "warning: the judge is the demo model" in text
+
+
+SHORT = {
+    "helpfulness": "Answer: No.\nAnalysis: It is short.\nGrade: 2\n\nAnswer: {{ answer }}\nAnalysis:",
+    "logicality": "Answer: No.\nAnalysis: It is short.\nGrade: 4\n\nAnswer: {{ answer }}\nAnalysis:",
+    "completeness": "Notes: {{ notes[0] if notes }}\nAnalysis: It is short.\nGrade: 4\n\nNotes: Many.\nAnalysis:",
+    "statements": "Answer: {{ answer }}\nStatements:\n1.",
+    "notes": "Text: {{ passage[:200] }}\nNotes:\n1.",
+    "support": "Text: {{ passages[0] }}\nStatement: {{ statement }}\nAnalysis: So.\nSupport: full\n\nAnalysis:",
+}
+"""Prompts with a tenth of the words: what a 270M model makes of them is as good as what it makes of the real ones."""
+
+
+@pytest.mark.demo
+def test_the_notebook_about_longreward_runs_and_tells_its_story(tmp_path, monkeypatch):
+    for purpose, prompt in SHORT.items():
+        (tmp_path / f"longreward_{purpose}_en.jinja").write_text(prompt)
+    monkeypatch.setenv("LPO_OVERRIDES", f"runs_dir={tmp_path} judge.templates={tmp_path} build.longreward.tries=1 "
+                       "build.longreward.max_tokens=24")
+    notebook = nbformat.read(EXAMPLES / "03_longreward_scoring.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(EXAMPLES)}}).execute()
+    check_scores(outputs(notebook))
+    rows = map(json.loads, (tmp_path / "notebook_scores" / "scored.jsonl").read_text().rstrip().split("\n"))
+    assert [row["id"] for row in rows] == ["ferry-good", "ferry-invented", "ferry-vague"]
+    calls = json.loads((tmp_path / "notebook_scores" / "score.json").read_text())["calls"]
+    assert calls["helpfulness"] >= 3 and calls["notes"] >= 1
+
+
+def test_the_committed_notebook_about_longreward_holds_the_outputs_of_a_whole_run():
+    notebook = nbformat.read(EXAMPLES / "03_longreward_scoring.ipynb", as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "run once, top to bottom"
+    text = outputs(notebook)
+    check_scores(text)
+    assert re.search(r"\[(full|partial|none)\] ", text) and "checked against: " in text
+    assert re.search(r"--- (good|invented|vague): score 0\.\d{3}", text) and re.search(r"pair \S+, margin 0\.\d+", text)
+    assert "<mark" in "".join(output.get("data", {}).get("text/html", "") for cell in cells for output in cell.outputs)
+    assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs), "the chart"
