@@ -55,7 +55,8 @@ class LongRewardConfig(SectionOfKinds):
     """Faithfulness of an answer that takes no statement from the document: 0 (nothing of it rests on the document), or
     no score at all."""
     max_tokens: int = Field(default=1024, gt=0)
-    """Room for a reply; statements and notes get twice as much."""
+    """Room for a reply; statements and notes get twice as much. A base model, which may not end, gets 256 and 1024 at
+    most."""
     sampling: SamplingConfig = SamplingConfig(temperature=0.01)
     """How replies are drawn; a second try has a temperature of at least 0.95."""
 

@@ -19,8 +19,6 @@ from lpo.reward_config import LongRewardConfig
 from lpo.templates import Templates, load_templates
 
 NAME = "longreward"
-FIRST_TRY = SamplingConfig(temperature=0.01)
-"""How a reply is drawn at first (the paper's code)."""
 
 
 class LongReward:
@@ -43,7 +41,7 @@ class LongReward:
         dialect: How it is addressed.
         config: The `build.longreward` section.
         templates: The prompts; None for the shipped ones.
-        sampling: How a reply is drawn at first.
+        sampling: How a reply is drawn at first; None for the section's (the paper's code: temperature 0.01).
 
     Raises:
         BackendError: sentence-transformers is not installed (`retrieval: embeddings`).
@@ -51,10 +49,10 @@ class LongReward:
 
     def __init__(
         self, judge: LLM, *, dialect: Dialect = Dialect.JSON, config: LongRewardConfig = LongRewardConfig(),  # noqa: B008
-        templates: Templates | None = None, sampling: SamplingConfig = FIRST_TRY,
+        templates: Templates | None = None, sampling: SamplingConfig | None = None,
     ) -> None:
         self._language = config.language
-        self._asker = Asker(judge, dialect, templates or load_templates(), sampling, config)
+        self._asker = Asker(judge, dialect, templates or load_templates(), sampling or config.sampling, config)
         self._faithfulness = Faithfulness(self._asker, config)
         self._completeness = Completeness(self._asker, config)
 

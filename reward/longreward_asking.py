@@ -143,10 +143,12 @@ class Asker:
         inside = [one for text in texts.values() for one in ([text] if isinstance(text, str) else text)]
         asked = self._templates.render(purpose.template(language), **texts, fence=fence(FENCE_SEED, *inside),
                                        language=language, dialect=self._dialect.value)
-        json = self._dialect is Dialect.JSON
-        sampling = Sampling(max_tokens=form.room * self._config.max_tokens, **self._sampling.model_dump(),
-                            stop=form.stop[language] if self._dialect is Dialect.TEXT else ())
-        return self._dialect.question(asked, sampling, purpose.value, form.schema if json else None)
+        room = form.room * self._config.max_tokens
+        sampling = Sampling(max_tokens=room, **self._sampling.model_dump())
+        if self._dialect is Dialect.TEXT:
+            sampling = replace(sampling, max_tokens=min(room, form.longest), stop=form.stop[language])
+        schema = form.schema if self._dialect is Dialect.JSON else None
+        return self._dialect.question(asked, sampling, purpose.value, schema)
 
     def _whole(self, request: Request, reply: str) -> str:
         """A reply from its first word: text that is continued begins in the prompt's last line."""

@@ -106,6 +106,7 @@ class Form(Generic[T]):
         from_text: Reads one in plain text, from its first word.
         stop: Where plain text that is continued ends, by language; no more than the four that vendors allow.
         room: How many times `max_tokens` a reply may have.
+        longest: Tokens of a reply that is continued text, at most: a base model that has not ended by then never will.
     """
 
     schema: dict[str, Any]
@@ -113,6 +114,7 @@ class Form(Generic[T]):
     from_text: Callable[[str], T]
     stop: Mapping[str, tuple[str, ...]]
     room: int
+    longest: int
 
     def read(self, reply: str, dialect: Dialect) -> T:
         """Read a whole reply; text that was continued together with how it began in the prompt.
@@ -226,7 +228,7 @@ _LIST_ENDS = dict.fromkeys(("en", "zh"), ("\n\n", f"\n{LONGEST_LIST + 1}."))
 
 def _list_form(name: str, from_json: Callable[[str], list[str]]) -> Form[list[str]]:
     schema = _schema(**{name: {"type": "array", "items": {"type": "string"}}})
-    return Form(schema, from_json, _read_items_text, _LIST_ENDS, room=2)
+    return Form(schema, from_json, _read_items_text, _LIST_ENDS, room=2, longest=1024)
 
 
 # A base model that is done goes on with the next example, not always after an empty line.
@@ -234,8 +236,8 @@ _VERDICT_ENDS = {"en": ("\n\n", "\nAnalysis:", "\nStatement:", "\nRequest:"),
                  "zh": ("\n\n", "\n分析：", "\n陈述：", "\n请求：")}
 
 GRADE = Form(_schema(analysis={"type": "string"}, grade={"type": "number", "minimum": 0, "maximum": 10}),
-             read_grade_json, read_grade_text, _VERDICT_ENDS, room=1)
+             read_grade_json, read_grade_text, _VERDICT_ENDS, room=1, longest=256)
 SUPPORT = Form(_schema(analysis={"type": "string"}, support={"type": "string", "enum": list(map(str, Support))}),
-               read_support_json, read_support_text, _VERDICT_ENDS, room=1)
+               read_support_json, read_support_text, _VERDICT_ENDS, room=1, longest=256)
 STATEMENTS = _list_form("statements", _read_statements)
 NOTES = _list_form("notes", _read_notes)

@@ -182,6 +182,8 @@ def test_a_judge_that_answers_in_plain_text(language, dialect):
     def write(request):
         assert request.json_schema is None
         assert (request.sampling.stop == ()) == chat
+        listed = request.purpose in ("statements", "notes")
+        assert request.sampling.max_tokens == ((2048 if listed else 1024) if chat else (1024 if listed else 256))
         assert isinstance(request.context.prompt, str) != chat
         verdict = {"support": words[2]}.get(request.purpose, f"{words[1]}7")
         if request.purpose in ("statements", "notes"):
