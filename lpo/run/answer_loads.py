@@ -26,6 +26,8 @@ def answer_loads(config: RunConfig, prompt_tokens: int) -> tuple[dict[str, Load]
     build, answers = config.build, config.build.answers
     if build.method == "agent_write":
         return _planned(config, prompt_tokens), []
+    if build.method == "iterdpo" and build.correction.by == "file" and answers.samples == 1 and not answers.extension:
+        return {}, []  # the corrected answers stand in the file
     loads = {"answers": Load(Role.POLICY, answers.samples, answers.samples * prompt_tokens, answers.max_tokens)}
     judged = [prompt_tokens + answers.max_tokens] * answers.samples
     if answers.extension is not None:
@@ -60,7 +62,8 @@ def _corrections(config: RunConfig, prompt_tokens: int) -> tuple[dict[str, Load]
     if correction.by == "file":
         return {}, []
     length = build.answers.max_tokens
-    segments = ceil(length * WORDS_OF_TOKENS / (build.segments.words or SEGMENT_WORDS))
+    # Two neighbours together are longer than the limit, or they would be one.
+    segments = 2 * ceil(length * WORDS_OF_TOKENS / (build.segments.words or SEGMENT_WORDS)) + 1
     calls = segments * correction.rounds
     read = calls * (prompt_tokens + length // 2 + INSTRUCTIONS)
     role = {"judge": Role.JUDGE, "critic": Role.CRITIC, "policy": Role.POLICY}[correction.by]

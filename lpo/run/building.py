@@ -16,6 +16,7 @@ from lpo.config import RunConfig
 from lpo.errors import NothingLeftError
 from lpo.llm.side_by_side import side_by_side
 from lpo.pair_builders.agent_write import check_given_plan
+from lpo.pair_builders.corrections_file import load_corrections
 from lpo.pair_builders.create import create_builder
 from lpo.pair_builders.deriving import rows_of
 from lpo.pair_builders.mixing import General
@@ -52,6 +53,7 @@ async def build(config: RunConfig, prompts: PromptSet, directory: RunDirectory, 
         NotCalledError: The user stopped the build, or its budget is spent.
     """
     _check_plans(config, prompts.build)
+    _check_corrections(config, prompts.build, reporter)
     general = usable_general(config, prompts.held_out)
     stage_models = open_models(config, models)
     with closing(stage_models), Spool(directory.path, len(prompts.build), kinds=4) as spool:
@@ -105,6 +107,20 @@ def _check_plans(config: RunConfig, prompts: Sequence[Prompt]) -> None:
             check_given_plan(prompt, build.agent_write)
         elif build.writes_plans:
             given_plan(prompt, max_sections=build.depth)
+
+
+def _check_corrections(config: RunConfig, prompts: Sequence[Prompt], reporter: Reporter) -> None:
+    """Read the corrections that were made elsewhere before anything is paid for, and say which of them are of no use.
+
+    Raises:
+        DataError: The file, or one of its lines, cannot be used.
+    """
+    build = config.build
+    if build.method != "iterdpo" or build.correction.by != "file" or build.correction.file is None:
+        return
+    unmatched = load_corrections(Path(build.correction.file), build.segments).unmatched(prompts)
+    if unmatched:
+        reporter.say(f"warning: {len(unmatched)} corrections belong to none of the prompts, first: {unmatched[0]}")
 
 
 class _Work:
@@ -183,6 +199,10 @@ def _log_failures(tree: SearchTree) -> None:
             log.info("%s/%s has no score: %s %s", tree.id, node.id, node.judgement.unscored, node.judgement.parts)
         for kind, why in node.failures.items():
             log.info("%s/%s: %s failed: %s", tree.id, node.id, kind, why)
+    for number, segment in enumerate(tree.script.segments if tree.script is not None else (), start=1):
+        for correction in segment.corrections:
+            if correction.failed is not None:
+                log.info("%s, segment %d, %s: %s", tree.id, number, correction.outcome, correction.failed)
 
 
 def _write_shared(directory: RunDirectory, spool: Spool, rejected_prompts: Iterable[RejectedRow],
