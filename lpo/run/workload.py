@@ -87,8 +87,9 @@ def workload(config: RunConfig, build_prompts: int, eval_prompts: int, prompt_to
     tree = _tree(config, prompt_tokens)
     loads = {name: Load(load.role, build_prompts * load.calls, build_prompts * load.read, load.each)
              for name, load in tree.items() if load.calls}
-    # A server's weights that are not named are neither trained nor measured.
-    answers = 2 * eval_prompts if config.policy.backend != "openai" or train.weights is not None else 0
+    # A server's weights that are not named are neither trained nor measured; nor is anything where there are no pairs.
+    named = config.policy.backend != "openai" or train.weights is not None
+    answers = 2 * eval_prompts if named and build.gives_pairs else 0
     evaluation: dict[str, Load] = {}
     if answers:
         evaluation["answers"] = Load(Role.MEASURED, answers, answers * prompt_tokens, config.eval.max_tokens)
