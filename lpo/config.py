@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from lpo.build_config import BuildConfig
 from lpo.config_base import Fraction, SamplingConfig, Section, SectionOfKinds
 from lpo.errors import ConfigError
+from lpo.eval_config import EvalConfig
 
 EXAMPLE = "see configs/quickstart.yaml for a working example"
 
@@ -210,25 +211,6 @@ class TrainConfig(Section):
         if self.early_stopping_patience is not None and not self.eval_fraction:
             raise ValueError("early_stopping_patience needs eval_fraction above 0: pairs to be patient about")
         return self
-
-
-class EvalConfig(Section):
-    """How base and trained model are measured on held-out prompts."""
-
-    suites: tuple[Literal["held_out"], ...] = ("held_out",)
-    """`held_out`: write for the held-out prompts and score the answers."""
-    limit: int | None = Field(default=None, gt=0)
-    """At most this many held-out prompts."""
-    max_words: int | None = Field(default=None, gt=0)
-    """Only held-out prompts that ask for at most this many words."""
-    max_tokens: int = Field(default=1024, gt=0)
-    """Room for one answer."""
-    sampling: SamplingConfig = SamplingConfig(temperature=0.5)
-    """How answers are drawn."""
-    judge: bool = True
-    """Also let the judge score the answers."""
-    bootstrap: int = Field(default=2000, ge=100)
-    """Resamples behind each interval."""
 
 
 class RunConfig(Section):

@@ -85,6 +85,30 @@ def load_prompts(config: PromptsConfig) -> PromptSet:
     return PromptSet(tuple(build), tuple(held_out), tuple(rejected), cleaned, dict(filtered))
 
 
+def read_prompts(path: str) -> tuple[tuple[Prompt, ...], tuple[RejectedRow, ...]]:
+    """Every usable prompt of one source, unsplit and unfiltered, and the rows that cannot be used.
+
+    Args:
+        path: As `prompts.path`: `builtin`, a .jsonl file or `hub:<dataset>[:split]`.
+
+    Raises:
+        DataError: As `load_prompts`.
+        NothingLeftError: It has rows, but none can be used.
+    """
+    source = _read(path, plain_text=False)
+    return tuple(source.prompts), source.rejected
+
+
+def read_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`(line, row)` of a .jsonl file or `hub:<dataset>[:split]`, strings cleaned, for files that are not prompts.
+
+    Raises:
+        DataError: It is missing or broken; the error names the line.
+    """
+    for line, raw in _rows(path):
+        yield line, clean_values(raw)[0]
+
+
 def split_prompts(prompts: Iterable[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
     """Split into build and held-out prompts by the hash of each text.
 

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "records": 0, "config": 0, "errors": 0, "storage": 0, "chat": 0, "words": 0, "configs": 0,
     "build_config": 0, "config_base": 0, "reward_config": 0, "writing_config": 0, "segment_pairs": 0, "intervals": 0,
+    "eval_config": 0,
     "llm": 1, "packing": 1, "templates": 1, "prompts": 1, "retrieval": 1,
     "segmentation": 1, "given_answers": 1,
     "reward": 2, "kernels": 2,

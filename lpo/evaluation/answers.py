@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from lpo.config import EvalConfig
 from lpo.errors import RequestRejectedError
+from lpo.eval_config import EvalConfig
 from lpo.llm.base import LLM, Context, Finish, Request, Sampling
 from lpo.llm.side_by_side import side_by_side
 from lpo.records import Judgement, Prompt, Record, fingerprint
 from lpo.reward import Draft, Scorer, length_score, repeated_ngram_share
 from lpo.words import count_words
 
-ModelName = Literal["base", "trained"]
+ModelName = Literal["base", "trained", "model"]
+"""`base` and `trained` of a run; `model` where one model alone is measured."""
 
 AT_ONCE = 64
 """Texts that are worked on at the same time, where nobody says otherwise."""
