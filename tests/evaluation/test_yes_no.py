@@ -2,6 +2,7 @@ import asyncio
 import math
 
 import pytest
+from function_llm import FunctionLLM, completion
 
 from lpo.config import SamplingConfig
 from lpo.errors import BackendError, RequestRejectedError
@@ -10,7 +11,6 @@ from lpo.evaluation.yes_no import YesNo, yes_or_no
 from lpo.llm.asking import Dialect
 from lpo.llm.base import Finish
 from lpo.templates import load_templates
-from tests.function_llm import FunctionLLM, completion
 
 QUESTION = "Here is a text.\nf00\nIt rained.\nf00\n\nDid it rain?"
 
