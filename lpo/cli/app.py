@@ -59,19 +59,72 @@ def train(config: Config, overrides: Overrides = None, redo: Redo = None, debug:
 
 
 @app.command("eval")
-def evaluate(config: Config, overrides: Overrides = None, redo: Redo = None, debug: Debug = False) -> None:
-    """Measure base and trained model on held-out prompts."""
-    _work(config, overrides, ("eval",), redo)
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="RUN|MODEL|CONFIG", help="A run directory, a model (demo:..., a "
+                                          "Hugging Face name, a folder), or a configuration.")],
+    overrides: Overrides = None,
+    suite: Annotated[list[str] | None, typer.Option("--suite", metavar="NAME[=FILE]", help="Measure on this suite too "
+                                                    "(a model: on these alone): held_out, longbench_write=FILE, "
+                                                    "longwrite_ruler, longen, golden_thread, checklist=FILE, "
+                                                    "clear=FILE, mmlongbench_write=FILE. Repeat it.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Instead of measuring: compare the scores of finished runs "
+                                          "given as arguments, each with the first, by a paired test.")] = False,
+    pairwise: Annotated[bool, typer.Option("--pairwise", help="With --compare: let the first run's judge also compare "
+                                           "their answers, in both orders.")] = False,
+    redo: Redo = None,
+    debug: Debug = False,
+) -> None:
+    """Measure base and trained model, or one model alone, on suites; or compare finished runs (--compare)."""
+    from lpo.errors import ConfigError
+
+    if compare:
+        from lpo.run.comparing import compare_runs
+
+        if suite or redo:
+            raise ConfigError("a comparison measures nothing", where="--suite" if suite else "--redo",
+                              mend="leave it out, or leave --compare out")
+        for line in compare_runs([target, *(overrides or ())], pairwise=pairwise):
+            typer.echo(line)
+        return
+    if pairwise:
+        raise ConfigError("it belongs to a comparison of runs", where="--pairwise",
+                          mend="add --compare, or set eval.pairwise for base against trained")
+    from lpo.run.directory import Stage
+    from lpo.run.eval_target import eval_target
+    from lpo.run.pipeline import measure_model
+    from lpo.run.pipeline import run as run_stages
+    from lpo.run.progress import Reporter
+
+    found = eval_target(target, overrides or (), suite or ())
+    if found.alone:
+        measure_model(found.config, Reporter(), redo=_stage(redo))
+    else:
+        run_stages(found.config, (Stage.EVAL,), Reporter(), redo=_stage(redo))
 
 
 @app.command()
-def report(run: Run, debug: Debug = False) -> None:
-    """Write the report page of a run again."""
+def report(
+    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="A run directory, or its name under runs/; several "
+                                             "make one page that lays them side by side.")],
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Where the page of several runs goes.")]
+    = None,
+    debug: Debug = False,
+) -> None:
+    """Write the report page of a run again, or one page for several runs."""
+    from lpo.errors import ConfigError
     from lpo.run.directory import find_run
     from lpo.run.pipeline import write_report
     from lpo.run.progress import Reporter
 
-    write_report(find_run(run), Reporter())
+    if len(run) > 1:
+        from lpo.run.comparing import compare_runs
+
+        for line in compare_runs(run, to=to):
+            typer.echo(line)
+        return
+    if to is not None:
+        raise ConfigError("the page of one run is report.html in its directory", where="--to", mend="leave it out")
+    write_report(find_run(run[0]), Reporter())
 
 
 @app.command()

@@ -1,119 +1,230 @@
-"""The eval stage: base and trained model on held-out prompts and held-out pairs."""
+"""The eval stage: base and trained model on suites and held-out pairs; or one model alone, on suites."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lpo.config import ModelConfig, RunConfig
-from lpo.errors import DataError
+from lpo import __version__
+from lpo.config import JudgeConfig, ModelConfig, RunConfig
 from lpo.evaluation import (
     Answer,
     JudgeNote,
-    ModelName,
     OverlapNote,
-    Scores,
     SideLogprobs,
     decoding,
-    generate_answers,
-    judge_answers,
     preference_logprobs,
     preference_rows,
-    select_prompts,
     summarise,
 )
+from lpo.evaluation.judging import JudgeModel
+from lpo.evaluation.suite import Suite, SuiteScores
+from lpo.evaluation.suites import create_suite
 from lpo.prompts import PromptSet, overlap
 from lpo.records import PreferencePair, Prompt
 from lpo.reward import create_judge
 from lpo.run import environment
+from lpo.run.build_models import DIALECTS
 from lpo.run.directory import RunDirectory
+from lpo.run.measuring import Bench, Subject, SuiteResult, measure_suite, units
 from lpo.run.models import Models, judge_config, texts_at_once
 from lpo.run.progress import Reporter
 from lpo.run.training import final_weights, load_pairs, split_groups
 from lpo.storage import write_json, write_jsonl
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one model did: its answers to the prompts and its log-probabilities of the held-out pairs."""
-
-    answers: list[Answer]
-    preferences: list[SideLogprobs]
+from lpo.templates import load_templates
 
 
 async def evaluate(config: RunConfig, prompts: PromptSet, directory: RunDirectory, models: Models,
-                   reporter: Reporter) -> Scores:
-    """Measure both models with the same prompts, seeds and judge, and write answers, preferences and scores.
+                   reporter: Reporter) -> dict[str, Any]:
+    """Measure base and trained model with the same prompts, seeds and judge; write answers, preferences and scores.
+
+    Returns:
+        What stands in scores.json.
 
     Raises:
-        DataError: No held-out prompt is left.
+        DataError: A suite's file is missing or damaged, or no prompt of it is left.
     """
-    asked = select_prompts(prompts.held_out, config.eval)
-    if not asked:
-        raise DataError("no held-out prompt is left", where="eval",
-                        mend="check prompts.held_out_path and the filters prompts.max_words, eval.max_words")
-    _, held_out_pairs = split_groups(load_pairs(directory), config.train.eval_fraction)
     weights = final_weights(directory)
-    judge = create_judge(judge_config(config), models.get(judge_config(config))) if config.eval.judge else None
-    total = 2 * (len(asked) * (2 if judge else 1) + len(held_out_pairs))
-    done = 0
-    with reporter.bar("eval", total, "answers, judgements and pairs") as update:
-
-        def on_done() -> None:
-            nonlocal done
-            done += 1
-            update(done, "")
-
-        async def measure(name: ModelName, model: ModelConfig, adapter: Path | None) -> Measured:
-            return await _measure(name, model, adapter, asked, held_out_pairs, config, models, on_done)
-
-        base = await measure("base", config.trained_model, None)
-        trained = await measure("trained", *_trained_model(config, weights))
-        if judge is not None:
-            base, trained = [
-                Measured(await judge_answers(measured.answers, asked, judge, on_done=on_done, stop=models.stop,
-                                             at_once=texts_at_once(judge_config(config))), measured.preferences)
-                for measured in (base, trained)
-            ]
-    rows = preference_rows(held_out_pairs, base.preferences, trained.preferences)
-    note = JudgeNote(name=judge.name, model=judge_config(config).model,
-                     was_training_reward=config.build.reward.judge > 0) if judge else None
-    scores = summarise(
-        base.answers, trained.answers, rows, judge=note, decoding=decoding(config.eval, seed=config.seed),
-        versions=environment.versions(), seed=config.seed, resamples=config.eval.bootstrap,
-        overlap=OverlapNote(checked=len(asked), found=len(overlap(prompts.build, asked))),
-    )
-    for name, measured in (("base", base), ("trained", trained)):
-        write_jsonl(directory / "eval" / f"answers.{name}.jsonl", (answer.to_json() for answer in measured.answers))
+    subjects = (Subject("base", config.trained_model), _trained_model(config, weights))
+    _, pairs = split_groups(load_pairs(directory), config.train.eval_fraction)
+    suites = _suites(config, prompts)
+    with _Progress(reporter, config, suites, len(subjects), 2 * len(pairs)) as on_done:
+        bench = _bench(config, directory, models, subjects, on_done)
+        results = [await measure_suite(bench, suite) for suite in suites]
+        sides = [await _preferences(models, subject, pairs, on_done) for subject in subjects]
+    rows = preference_rows(pairs, *sides)
     write_jsonl(directory / "eval" / "preferences.jsonl", (row.to_json() for row in rows))
-    write_json(directory / "scores.json", scores.to_json())
-    _report(scores, reporter)
+    held_out = _answers_of("held_out", results)
+    scores = summarise(
+        held_out.get("base", ()), held_out.get("trained", ()), rows, judge=_judge_note(config),
+        decoding=decoding(config.eval, seed=config.seed), versions=_versions(), seed=config.seed,
+        resamples=config.eval.bootstrap,
+        overlap=_overlap(prompts, suites),
+    )
+    guard = _guard(config, directory, subjects, reporter)
+    return _store(directory, scores.to_json() | _of_suites(results) | {"guard": guard}, results, reporter)
+
+
+async def measure(config: RunConfig, prompts: PromptSet, directory: RunDirectory, models: Models,
+                  reporter: Reporter) -> dict[str, Any]:
+    """Measure the policy alone, whatever back end it has: `lpo eval MODEL`. As `evaluate`, without a difference.
+
+    Raises:
+        DataError: As `evaluate`.
+    """
+    subjects = (Subject("model", config.policy),)
+    suites = _suites(config, prompts)
+    with _Progress(reporter, config, suites, 1, 0) as on_done:
+        bench = _bench(config, directory, models, subjects, on_done)
+        results = [await measure_suite(bench, suite) for suite in suites]
+    note = _judge_note(config, alone=True)
+    if note is not None and note.model == config.policy.model:
+        reporter.say("note: the model judged its own answers; another judge: judge.model=... judge.backend=...")
+    scores = {"judge": None if note is None else note.__dict__, "decoding": decoding(config.eval, seed=config.seed),
+              "versions": _versions(), "guard": _guard(config, directory, subjects, reporter)}
+    return _store(directory, scores | _of_suites(results), results, reporter)
+
+
+def _suites(config: RunConfig, prompts: PromptSet) -> list[Suite]:
+    return [create_suite(name, config.eval, prompts.held_out) for name in config.eval.suites]
+
+
+class _Progress:
+    """The stage's bar; gives the function that is called after each unit of work."""
+
+    def __init__(self, reporter: Reporter, config: RunConfig, suites: Sequence[Suite], subjects: int,
+                 preferences: int) -> None:
+        total = sum(units(suite, config.eval, subjects) for suite in suites) + preferences
+        self._bar = reporter.bar("eval", total, "answers, judgements and pairs")
+        self._done = 0
+
+    def __enter__(self) -> Callable[[], None]:
+        self._update = self._bar.__enter__()
+        return self._on_done
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.__exit__(*error)
+
+    def _on_done(self) -> None:
+        self._done += 1
+        self._update(self._done, "")
+
+
+def _bench(config: RunConfig, directory: RunDirectory, models: Models, subjects: tuple[Subject, ...],
+           on_done: Callable[[], None]) -> Bench:
+    judging = judge_config(config)
+    judge = judge_model(judging, models) if config.eval.judge else None
+    note = _judge_note(config, alone=len(subjects) == 1)
+    return Bench(
+        config=config, directory=directory, models=models, subjects=subjects, judge=judge,
+        scorer=create_judge(judging, models.get(judging)) if config.eval.judge else None,
+        scorer_at_once=texts_at_once(judging), on_done=on_done,
+        judge_note=None if note is None else {**note.__dict__, "method": judging.method, "backend": judging.backend},
+    )
+
+
+def judge_model(config: JudgeConfig, models: Models) -> JudgeModel:
+    """The judge as suites ask it.
+
+    Raises:
+        ConfigError: The folder of templates cannot be used.
+        BackendError: The model cannot be used.
+    """
+    return JudgeModel(
+        llm=models.get(config), dialect=DIALECTS[config.method], templates=load_templates(config.templates),
+        max_tokens=config.max_tokens, sampling=config.sampling, name=config.model, at_once=texts_at_once(config))
+
+
+def _judge_note(config: RunConfig, *, alone: bool = False) -> JudgeNote | None:
+    """Who judges. A model that is measured alone was trained on no pairs of this judge that we know of."""
+    if not config.eval.judge:
+        return None
+    judging = judge_config(config)
+    name = {"json": "json_judge"}.get(judging.method, "expected_grade")
+    return JudgeNote(name=name, model=judging.model,
+                     was_training_reward=not alone and config.build.reward.judge > 0)
+
+
+def _versions() -> dict[str, str]:
+    return {"lpo": __version__, **environment.versions()}
+
+
+def _overlap(prompts: PromptSet, suites: Sequence[Suite]) -> OverlapNote:
+    """Are prompts of the build among those that are measured?"""
+    asked: list[Prompt] = [prompt for suite in suites for prompt in suite.prompts]
+    return OverlapNote(checked=len(asked), found=len(overlap(prompts.build, asked)))
+
+
+async def _preferences(models: Models, subject: Subject, pairs: Sequence[PreferencePair],
+                       on_done: Callable[[], None]) -> list[SideLogprobs]:
+    llm = models.get(subject.config, subject.adapter)
+    return await preference_logprobs(llm, pairs, on_done=on_done, at_once=texts_at_once(subject.config),
+                                     stop=models.stop)
+
+
+def _trained_model(config: RunConfig, weights: Path) -> Subject:
+    """The trained policy: the base model with the adapter, or the fully trained model in its place."""
+    if config.train.peft is not None:
+        return Subject("trained", config.trained_model, weights)
+    trained: ModelConfig = config.trained_model.model_copy(update={"model": str(weights), "revision": None})
+    return Subject("trained", trained)
+
+
+def _guard(config: RunConfig, directory: RunDirectory, subjects: Sequence[Subject], reporter: Reporter
+           ) -> dict[str, Any] | None:
+    """General abilities, where asked for."""
+    if config.eval.guard is None:
+        return None
+    from lpo.run.guarding import run_guard
+
+    base, *trained = subjects
+    after = trained[0] if trained else None
+    return run_guard(config.eval.guard, base=base, trained=after, folder=directory / "eval" / "guard", seed=config.seed,
+                     resamples=config.eval.bootstrap, say=reporter.say).to_json()
+
+
+def _answers_of(name: str, results: Sequence[SuiteResult]) -> dict[str, Sequence[Answer]]:
+    return next((dict(result.answers) for result in results if result.scores.suite == name), {})
+
+
+def _of_suites(results: Sequence[SuiteResult]) -> dict[str, Any]:
+    return {"suites": {result.scores.suite: result.scores.to_json() for result in results},
+            "pairwise": {result.scores.suite: result.pairwise.to_json() for result in results
+                         if result.pairwise is not None}}
+
+
+def _store(directory: RunDirectory, scores: dict[str, Any], results: Sequence[SuiteResult], reporter: Reporter
+           ) -> dict[str, Any]:
+    write_json(directory / "scores.json", scores)
+    for result in results:
+        for line in told(result.scores):
+            reporter.say(line)
+        if result.pairwise is not None and result.pairwise.win_rate.mean is not None:
+            rate = result.pairwise.win_rate
+            reporter.say(f"{result.scores.suite}: trained preferred over base in {100 * rate.mean:.1f} % "
+                         f"({_between(rate.low, rate.high, 100)}n = {rate.n}, {rate.unscored} unscored)")
     return scores
 
 
-async def _measure(name: ModelName, model: ModelConfig, adapter: Path | None, asked: Sequence[Prompt],
-                   pairs: Sequence[PreferencePair], config: RunConfig, models: Models,
-                   on_done: Callable[[], None]) -> Measured:
-    llm = models.get(model, adapter)
-    answers = await generate_answers(llm, asked, config.eval, seed=config.seed, model_name=name, on_done=on_done,
-                                     at_once=texts_at_once(model), stop=models.stop)
-    return Measured(answers, await preference_logprobs(llm, pairs, on_done=on_done, at_once=texts_at_once(model),
-                                                       stop=models.stop))
-
-
-def _trained_model(config: RunConfig, weights: Path) -> tuple[ModelConfig, Path | None]:
-    """The trained policy: the base model with the adapter, or the fully trained model in its place."""
-    if config.train.peft is not None:
-        return config.trained_model, weights
-    return config.trained_model.model_copy(update={"model": str(weights), "revision": None}), None
-
-
-def _report(scores: Scores, reporter: Reporter) -> None:
-    for metric, change in scores.difference.items():
-        base, trained = scores.models["base"][metric], scores.models["trained"][metric]
-        if base.mean is None or trained.mean is None or change.mean is None:
+def told(scores: SuiteScores) -> list[str]:
+    """What a person is told of a suite: a line for each score."""
+    lines: list[str] = []
+    for metric in scores.metrics:
+        levels = [(model, of_model[metric.key]) for model, of_model in scores.models.items()]
+        if all(level.mean is None for _, level in levels):
             continue
-        interval = "" if change.low is None else f", 95 % interval {change.low:+.3f} to {change.high:+.3f}"
-        reporter.say(f"{metric}: {base.mean:.3f} -> {trained.mean:.3f} (change {change.mean:+.3f}{interval}, "
-                     f"n = {change.n})")
+        text = " -> ".join("unscored" if level.mean is None else f"{level.mean:.3f}" for _, level in levels)
+        change = scores.difference.get(metric.key)
+        if change is not None and change.mean is not None:
+            text += f" (change {change.mean:+.3f}, {_between(change.low, change.high)}n = {change.n})"
+        elif len(levels) == 1:
+            level = levels[0][1]
+            text += f" ({_between(level.low, level.high)}n = {level.n}, {level.unscored} unscored)"
+        lines.append(f"{scores.suite}: {metric.name}: {text}")
+    return lines
+
+
+def _between(low: float | None, high: float | None, factor: float = 1.0) -> str:
+    return "" if low is None or high is None else f"95 % interval {factor * low:.3f} to {factor * high:.3f}, "
+

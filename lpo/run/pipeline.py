@@ -79,9 +79,26 @@ def run(config: RunConfig, stages: Sequence[Stage], reporter: Reporter, *, redo:
     return run_over(prompts, config, {stage: _WORK[stage] for stage in stages}, reporter, redo=redo)
 
 
+def measure_model(config: RunConfig, reporter: Reporter, *, redo: Stage | None = None) -> RunDirectory:
+    """Measure the policy of a configuration by itself: no training comes before it.
+
+    Raises:
+        LpoError: With the exit code that fits.
+    """
+    return run_over(load_prompts(config.prompts), config, {Stage.EVAL: _measure}, reporter, redo=redo, kind="measured")
+
+
 def run_over(prompts: PromptSet, config: RunConfig, work: Mapping[Stage, Work], reporter: Reporter, *,
-             redo: Stage | None = None) -> RunDirectory:
+             redo: Stage | None = None, kind: str | None = None) -> RunDirectory:
     """As `run`, over prompts that were read already: the work of each stage that is not complete.
+
+    Args:
+        prompts: The prompts.
+        config: The run.
+        work: What each stage does.
+        reporter: Told how it goes.
+        redo: Make this stage and those after it again.
+        kind: What the directory holds, in its manifest, where it is no ordinary run.
 
     Raises:
         LpoError: With the exit code that fits.
@@ -89,7 +106,7 @@ def run_over(prompts: PromptSet, config: RunConfig, work: Mapping[Stage, Work], 
     directory = RunDirectory(config.run_dir)
     with directory.locked(), log_to(directory / "log.jsonl", config):
         directory.adopt(config, prompts_hash(prompts), redo)
-        directory.update_manifest(**environment.describe())
+        directory.update_manifest(**environment.describe(), **({} if kind is None else {"kind": kind}))
         _say_prompts(prompts, reporter)
         for stage, do in work.items():
             _do(stage, do, config, prompts, directory, reporter)
@@ -189,6 +206,16 @@ def _evaluate(config: RunConfig, prompts: PromptSet, directory: RunDirectory, re
         return models.usage()
 
     directory.require(Stage.TRAIN)
+    return with_models(directory, reporter, work, config.build.budget)
+
+
+def _measure(config: RunConfig, prompts: PromptSet, directory: RunDirectory, reporter: Reporter) -> Usage:
+    from lpo.run.evaluating import measure
+
+    async def work(models: Models) -> Usage:
+        await measure(config, prompts, directory, models, reporter)
+        return models.usage()
+
     return with_models(directory, reporter, work, config.build.budget)
 
 
