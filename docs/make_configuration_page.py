@@ -3,12 +3,13 @@
 import ast
 import inspect
 import itertools
+from enum import Enum
 from pathlib import Path
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from lpo import build_config, config, config_base, reward_config, writing_config
+from lpo import build_config, config, config_base, eval_config, reward_config, writing_config
 
 SECTIONS = {
     "": config.RunConfig, "prompts": config.PromptsConfig, "policy": config.ModelConfig, "judge": config.JudgeConfig,
@@ -20,7 +21,12 @@ SECTIONS = {
     "build.answers.extension": writing_config.ExtensionConfig, "build.segments": writing_config.SegmentsConfig,
     "build.correction": writing_config.CorrectionConfig, "build.agent_write": writing_config.AgentWriteConfig,
     "build.mix": build_config.MixConfig, "build.budget": build_config.BudgetConfig, "train": config.TrainConfig,
-    "train.weights": config.WeightsConfig, "train.peft": config.PeftConfig, "eval": config.EvalConfig,
+    "train.weights": config.WeightsConfig, "train.peft": config.PeftConfig, "eval": eval_config.EvalConfig,
+    "eval.longbench_write": eval_config.LongBenchWriteConfig, "eval.longwrite_ruler": eval_config.LongWriteRulerConfig,
+    "eval.longen": eval_config.LonGenConfig, "eval.golden_thread": eval_config.GoldenThreadConfig,
+    "eval.checklist": eval_config.ChecklistConfig, "eval.clear": eval_config.ClearConfig,
+    "eval.mmlongbench_write": eval_config.MMLongBenchWriteConfig, "eval.along": eval_config.AlongConfig,
+    "eval.pairwise": eval_config.PairwiseConfig, "eval.guard": eval_config.GuardConfig,
     "policy.sampling": config.SamplingConfig, "policy.prices": config.Prices,
 }
 HEADER = """# Every key of a configuration
@@ -49,9 +55,16 @@ def field_docs(section: type[BaseModel]) -> dict[str, str]:
 def kind(annotation: object) -> str:
     """A type as a reader writes it."""
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    for name in ("typing.", "lpo.config.", "lpo.build_config.", "lpo.config_base.", "<class '", "'>"):
+    for name in ("typing.", "lpo.config.", "lpo.build_config.", "lpo.eval_config.", "lpo.config_base.", "<class '", "'>"):
         text = text.replace(name, "")
     return text.replace("NoneType", "None").replace("|", "\\|")
+
+
+def plain(value: object) -> object:
+    """A default as it is written in YAML: names instead of members of enumerations."""
+    if isinstance(value, Enum):
+        return value.value
+    return tuple(map(plain, value)) if isinstance(value, tuple) else value
 
 
 def table(section: type[BaseModel], inherited: set[str]) -> str:
@@ -63,7 +76,7 @@ def table(section: type[BaseModel], inherited: set[str]) -> str:
             continue
         default = field.get_default(call_default_factory=True)
         shown = "*required*" if default is PydanticUndefined else "see below" if isinstance(default, BaseModel) \
-            else f"`{default!r}`"
+            else f"`{plain(default)!r}`"
         rows.append(f"| `{name}` | {kind(field.annotation)} | {shown} | {docs.get(name, '')} |")
     return "\n".join(rows)
 

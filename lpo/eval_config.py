@@ -164,12 +164,16 @@ class EvalConfig(SectionOfKinds):
     bootstrap: int = Field(default=2000, ge=100)
     """Resamples behind each interval."""
     longbench_write: LongBenchWriteConfig | None = None
+    """Needed by the suite of this name, as are those that follow."""
     longwrite_ruler: LongWriteRulerConfig = LongWriteRulerConfig()
     longen: LonGenConfig = LonGenConfig()
     golden_thread: GoldenThreadConfig = GoldenThreadConfig()
     checklist: ChecklistConfig | None = None
+    """A file of your own tasks."""
     clear: ClearConfig | None = None
+    """A file of your own rubrics."""
     mmlongbench_write: MMLongBenchWriteConfig | None = None
+    """A file of outputs."""
     along: AlongConfig | None = None
     """Measure every suite's answers part by part too; null: no."""
     pairwise: PairwiseConfig | None = None

@@ -45,7 +45,7 @@ class HeldOutSuite:
     async def measure(self, answers: Sequence[Answer], judge: JudgeModel | None, *, seed: int,
                       on_done: Callable[[], None], stop: asyncio.Event | None) -> list[Measured]:
         """The answers with their values."""
-        return [_measured(answer) for answer in answers]
+        return [measured_answer(answer) for answer in answers]
 
     def curves(self, rows: Sequence[Measured], *, seed: int, resamples: int) -> tuple[Curve, ...]:
         """None of its own."""
@@ -65,7 +65,8 @@ def held_out_suite(prompts: Sequence[Prompt], config: EvalConfig) -> HeldOutSuit
     return HeldOutSuite(asked)
 
 
-def _measured(answer: Answer) -> Measured:
+def measured_answer(answer: Answer) -> Measured:
+    """An answer to a held-out prompt with its values, as its file does not hold them."""
     values, unscored = basic_values(answer), dict[str, str]()
     values[LENGTH_SCORE.key] = answer.scores.length
     if answer.finish is Finish.REFUSED:
