@@ -55,7 +55,8 @@ def field_docs(section: type[BaseModel]) -> dict[str, str]:
 def kind(annotation: object) -> str:
     """A type as a reader writes it."""
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    for name in ("typing.", "lpo.config.", "lpo.build_config.", "lpo.eval_config.", "lpo.config_base.", "<class '", "'>"):
+    for name in ("typing.", "lpo.config.", "lpo.build_config.", "lpo.eval_config.", "lpo.config_base.", "<class '",
+                 "'>"):
         text = text.replace(name, "")
     return text.replace("NoneType", "None").replace("|", "\\|")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -212,16 +213,19 @@ def _ratio_interval(values_N: np.ndarray, statistic: Callable[[np.ndarray], np.n
             return Interval(mean, None, None, n, unscored)
         if np.ptp(values_N, axis=0).max() < 1e-12:
             return Interval(mean, mean, mean, n, unscored)
-        from scipy.stats import bootstrap
+        from scipy.stats import DegenerateDataWarning, bootstrap
 
         def of_resample(index: np.ndarray, axis: int = -1) -> np.ndarray:
             drawn = values_N[np.moveaxis(index, axis, 0).astype(int)].sum(axis=0)
             found = statistic(drawn)
             return np.where(np.isfinite(found), found, mean)  # nothing below the line in this resample: no news
 
-        interval = bootstrap(
-            (np.arange(n),), of_resample, vectorized=True, confidence_level=widened_level(n), n_resamples=resamples,
-            batch=max(1, _CELLS // values_N.size), method="BCa", rng=np.random.default_rng(seed)).confidence_interval
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DegenerateDataWarning)  # every resample gives the same value: told below
+            interval = bootstrap(
+                (np.arange(n),), of_resample, vectorized=True, confidence_level=widened_level(n), method="BCa",
+                n_resamples=resamples, batch=max(1, _CELLS // values_N.size), rng=np.random.default_rng(seed),
+            ).confidence_interval
     if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         return Interval(mean, mean, mean, n, unscored)
     return Interval(mean, float(interval.low), float(interval.high), n, unscored)

@@ -65,6 +65,12 @@ def _corrections(config: RunConfig, prompt_tokens: int) -> tuple[dict[str, Load]
     # Two neighbours together are longer than the limit, or they would be one.
     segments = 2 * ceil(length * WORDS_OF_TOKENS / (build.segments.words or SEGMENT_WORDS)) + 1
     calls = segments * correction.rounds
+    if correction.by == "resample":
+        drawn = calls * correction.samples
+        read = drawn * (prompt_tokens + length // 2)
+        # Both the segment and the rest of the answer are scored beside the new versions.
+        return ({"segments drawn again": Load(Role.POLICY, drawn, read, correction.segment_tokens)},
+                [prompt_tokens + length // 2] * (drawn + 2 * calls))
     read = calls * (prompt_tokens + length // 2 + INSTRUCTIONS)
     role = {"judge": Role.JUDGE, "critic": Role.CRITIC, "policy": Role.POLICY}[correction.by]
     return ({"critiques of segments": Load(role, calls, read, correction.max_tokens),

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from lpo.chat import load_chat_template, render_context
 from lpo.config import ModelConfig, RunConfig
+from lpo.eval_config import SuiteName
 from lpo.evaluation import select_prompts
+from lpo.evaluation.suites import create_suite
 from lpo.prompts import load_prompts
 from lpo.records import Prompt
 from lpo.run.build_mixing import usable_general
 from lpo.run.build_models import check_released_judge
 from lpo.run.loads import Load, Role
 from lpo.run.pipeline import check_prompts
-from lpo.run.workload import SEARCHES, Workload, cost, model_of, total, workload
+from lpo.run.workload import SEARCHES, SuiteSize, Workload, cost, model_of, total, workload
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +33,7 @@ class Forecast:
         config: The run.
         build_prompts: Prompts to build from.
         held_out_prompts: Prompts that are evaluated.
+        suites: What else is measured.
         general: Rows of general preference data that can be mixed in; None when nothing is.
         prompt_tokens: Median, 90th percentile and maximum; None when the model's tokenizer is behind a server.
         workload: Upper bounds of calls and tokens.
@@ -41,6 +44,7 @@ class Forecast:
     config: RunConfig
     build_prompts: int
     held_out_prompts: int
+    suites: tuple[SuiteSize, ...]
     general: int | None
     prompt_tokens: tuple[int, int, int] | None
     workload: Workload
@@ -52,6 +56,10 @@ class Forecast:
         work = self.workload
         lines = ["configuration: no errors",
                  f"prompts: {self.build_prompts} to build from, {self.held_out_prompts} held out for evaluation"]
+        if self.suites:
+            sizes = ", ".join(f"{suite.name.value} ({suite.prompts} prompts)" if suite.prompts else suite.name.value
+                              for suite in self.suites)
+            lines.append(f"further suites: {sizes}")
         if self.general is not None:
             lines.append(f"general preference data: {self.general} usable rows")
         if self.prompt_tokens:
@@ -109,14 +117,19 @@ def forecast(config: RunConfig) -> Forecast:
     prompts = load_prompts(config.prompts)
     check_prompts(prompts)
     general = usable_general(config, prompts.held_out) if config.build.mix is not None else None
-    evaluated = select_prompts(prompts.held_out, config.eval)
+    evaluated = select_prompts(prompts.held_out, config.eval) if SuiteName.HELD_OUT in config.eval.suites else ()
+    suites = [create_suite(name, config.eval, ()) for name in config.eval.suites if name is not SuiteName.HELD_OUT]
     count = _token_counter(config.policy)
-    lengths = sorted(count(prompt) for prompt in (*prompts.build, *evaluated))
+    asked = [prompt for suite in suites for prompt in suite.prompts]
+    lengths = sorted(count(prompt) for prompt in (*prompts.build, *evaluated, *asked))
     local = config.policy.backend == "transformers"
-    work = workload(config, len(prompts.build), len(evaluated), round(statistics.mean(lengths)))
+    sizes = [SuiteSize(SuiteName.HELD_OUT, len(evaluated)),
+             *(SuiteSize(suite.name, len(suite.prompts), suite.judgements(2 * len(suite.prompts) or len(suite.given)))
+               for suite in suites)]
+    work = workload(config, len(prompts.build), sizes, round(statistics.mean(lengths)))
     shape = _shape(config.policy) if local else None
     return Forecast(
-        config=config, build_prompts=len(prompts.build), held_out_prompts=len(evaluated),
+        config=config, build_prompts=len(prompts.build), held_out_prompts=len(evaluated), suites=tuple(sizes[1:]),
         general=len(general.pairs) if general is not None else None,
         prompt_tokens=(percentile(lengths, 0.5), percentile(lengths, 0.9), lengths[-1]) if local else None,
         workload=work, memory_gb=memory_gb(config, shape) if shape else None,

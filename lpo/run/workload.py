@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lpo.build_config import BuildConfig
 from lpo.config import ModelConfig, RunConfig
+from lpo.eval_config import SuiteName
 from lpo.pair_builders.critique import LINE_TOKENS
 from lpo.pair_builders.memory import WORDS_BEFORE
 from lpo.reward import Principle
 from lpo.run.answer_loads import answer_loads, longreward_loads, trained_tokens
 from lpo.run.loads import INSTRUCTIONS, Load, Role
+from lpo.run.measuring import suite_settings
 from lpo.run.models import judge_config
 
 SEARCHES = ("longdpo", "longdpo_released")
@@ -47,6 +49,21 @@ class Workload:
                    if (batch := batch_of(load.role)) is not None)
 
 
+@dataclass(frozen=True)
+class SuiteSize:
+    """What a suite asks for.
+
+    Args:
+        name: The suite.
+        prompts: Its prompts; each model answers all of them.
+        judgements: Calls of the judge for all answers, at most; the grades of held-out answers come by themselves.
+    """
+
+    name: SuiteName
+    prompts: int
+    judgements: int = 0
+
+
 def total(loads: Iterable[Load], role: Role | None = None) -> tuple[int, int, int]:
     """Calls, tokens read and tokens written by one role, or by all."""
     own = [load for load in loads if role is None or load.role is role]
@@ -74,13 +91,13 @@ def cost(config: RunConfig, loads: Iterable[Load]) -> float | None:
     return sum(costs) if costs else None
 
 
-def workload(config: RunConfig, build_prompts: int, eval_prompts: int, prompt_tokens: int) -> Workload:
+def workload(config: RunConfig, build_prompts: int, suites: Sequence[SuiteSize], prompt_tokens: int) -> Workload:
     """Upper bounds from the configuration alone.
 
     Args:
         config: The run.
         build_prompts: Prompts that are built from.
-        eval_prompts: Prompts that are evaluated.
+        suites: What is evaluated.
         prompt_tokens: Mean length of a prompt.
     """
     build, train = config.build, config.train
@@ -89,15 +106,30 @@ def workload(config: RunConfig, build_prompts: int, eval_prompts: int, prompt_to
              for name, load in tree.items() if load.calls}
     # A server's weights that are not named are neither trained nor measured; nor is anything where there are no pairs.
     named = config.policy.backend != "openai" or train.weights is not None
-    answers = 2 * eval_prompts if named and build.gives_pairs else 0
-    evaluation: dict[str, Load] = {}
-    if answers:
-        evaluation["answers"] = Load(Role.MEASURED, answers, answers * prompt_tokens, config.eval.max_tokens)
-    if answers and config.eval.judge:
-        evaluation["grades"] = _grades(config, [prompt_tokens + config.eval.max_tokens] * answers)
+    measured = suites if named and build.gives_pairs else ()
+    evaluation = {name: load for suite in measured for name, load in _suite_loads(config, suite, prompt_tokens).items()}
     rows = _tree_rows(config, prompt_tokens) if build.method in SEARCHES else trained_tokens(config, prompt_tokens)
     epochs = float(train.args.get("num_train_epochs", 3))
     return Workload(loads, evaluation, round(build_prompts * rows * epochs))
+
+
+def _suite_loads(config: RunConfig, suite: SuiteSize, prompt_tokens: int) -> dict[str, Load]:
+    """The calls of one suite for both models."""
+    settings = suite_settings(config.eval, suite.name)
+    answers, room = 2 * suite.prompts, settings.max_tokens
+    held_out = suite.name is SuiteName.HELD_OUT
+    of = "" if held_out else f" ({suite.name.value})"
+    loads = {f"answers{of}": Load(Role.MEASURED, answers, answers * prompt_tokens, room)} if answers else {}
+    text = prompt_tokens + room
+    if held_out and answers and settings.judge:
+        loads["grades"] = _grades(config, [text] * answers)
+    if suite.judgements and settings.judge:
+        loads[f"judgements{of}"] = _grades(config, [text] * suite.judgements)
+    if answers and settings.along is not None and settings.along.judge:
+        loads[f"grades of parts{of}"] = _grades(config, [text] * (answers * settings.along.parts))
+    if answers and settings.pairwise is not None and suite.name in settings.pairwise.suites:
+        loads[f"comparisons{of}"] = _grades(config, [prompt_tokens + 2 * room] * (2 * suite.prompts))
+    return loads
 
 
 def _tree_rows(config: RunConfig, prompt_tokens: int) -> int:

@@ -120,7 +120,7 @@ PLAIN = {"memory": {"enabled": False}, "critique": {"enabled": False}}
 def test_no_build_asks_for_more_than_was_foretold(settings, exact, tmp_path):
     config = run_config(**settings)
     made = asked(config, tmp_path)
-    loads = workload(config, PROMPTS, 0, 10).build
+    loads = workload(config, PROMPTS, (), 10).build
     bounds = {purpose: sum(loads[name].calls for name in names if name in loads) for purpose, names in PURPOSES.items()}
     assert sum(loads[name].calls for names in PURPOSES.values() for name in names if name in loads) == \
         total(loads.values())[0], "every kind of call is known here"
@@ -138,7 +138,7 @@ def test_tokens_and_prices_are_those_of_the_model_that_is_asked():
         "judge": {**SERVER, "method": "json", "max_tokens": 100, "prices": {"input": 2, "output": 20}},
         "build": {"branching": 2, "depth": 2, "step_tokens": 1000, "search": {"algorithm": "greedy"}, **PLAIN,
                   "stability_check": False}})
-    work = workload(config, 5, 0, 50)
+    work = workload(config, 5, (), 50)
     assert work.build["candidates"] == Load(Role.POLICY, calls=20, read=5 * (2 * 50 + 2 * 1050), each=1000)
     grades = work.build["grades"]
     assert (grades.calls, grades.each) == (20, 100) and grades.read == 5 * (2 * 1050 + 2 * 2050) + 20 * 400
@@ -148,13 +148,13 @@ def test_tokens_and_prices_are_those_of_the_model_that_is_asked():
     assert work.decode_steps(lambda role: None) == 0
     assert work.decode_steps(lambda role: 8 if role is Role.POLICY else None) == 3 * 1000
     unpriced, _ = validate({"name": "x", "policy": SERVER})
-    assert cost(unpriced, workload(unpriced, 5, 0, 50).loads) is None
+    assert cost(unpriced, workload(unpriced, 5, (), 50).loads) is None
 
 
 def test_expected_grades_of_a_server_take_a_call_for_each_principle():
     served, _ = validate({"name": "x", "policy": SERVER, "build": {"method": "best_of_n"}})
     local, _ = validate({"name": "x", "build": {"method": "best_of_n"}})
-    there, here = (workload(config, 1, 0, 50).build["grades"] for config in (served, local))
+    there, here = (workload(config, 1, (), 50).build["grades"] for config in (served, local))
     assert (there.calls, here.calls, there.written) == (4 * 7, 4, 0) and there.read == 7 * here.read
 
 
