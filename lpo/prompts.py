@@ -12,9 +12,10 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -85,17 +86,20 @@ def load_prompts(config: PromptsConfig) -> PromptSet:
     return PromptSet(tuple(build), tuple(held_out), tuple(rejected), cleaned, dict(filtered))
 
 
-def read_prompts(path: str) -> tuple[tuple[Prompt, ...], tuple[RejectedRow, ...]]:
+def read_prompts(
+    path: str, aliases: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[tuple[Prompt, ...], tuple[RejectedRow, ...]]:
     """Every usable prompt of one source, unsplit and unfiltered, and the rows that cannot be used.
 
     Args:
         path: As `prompts.path`: `builtin`, a .jsonl file or `hub:<dataset>[:split]`.
+        aliases: Other names of columns -> our names; taken in rows that lack ours.
 
     Raises:
         DataError: As `load_prompts`.
         NothingLeftError: It has rows, but none can be used.
     """
-    source = _read(path, plain_text=False)
+    source = _read(path, plain_text=False, aliases=aliases)
     return tuple(source.prompts), source.rejected
 
 
@@ -183,7 +187,7 @@ class _RowError(Exception):
         self.detail = detail
 
 
-def _read(path: str, *, plain_text: bool) -> _Source:
+def _read(path: str, *, plain_text: bool, aliases: Mapping[str, str] = MappingProxyType({})) -> _Source:
     """Every usable prompt of one source; the others with their reasons."""
     prompts: list[Prompt] = []
     rejected: list[RejectedRow] = []
@@ -193,6 +197,7 @@ def _read(path: str, *, plain_text: bool) -> _Source:
     for line, raw in _rows(path):
         row, count = clean_values(raw)
         cleaned += count
+        row = {name if (ours := aliases.get(name, name)) in row else ours: value for name, value in row.items()}
         try:
             prompt = _prompt(row, plain_text=plain_text)
             first = lines_of_text.setdefault(_duplicate_key(prompt), line)
