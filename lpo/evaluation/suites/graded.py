@@ -128,4 +128,4 @@ def rejected_note(rejected: Sequence[RejectedRow]) -> tuple[str, ...]:
     """A line for the reader about rows of a file that cannot be used; none where all can."""
     if not rejected:
         return ()
-    return (f"{len(rejected)} rows of the file cannot be used, the first: {rejected[0].detail}",)
+    return (f"rows of the file that cannot be used: {len(rejected)}, the first in {rejected[0].detail}",)

@@ -69,8 +69,9 @@ def longbench_write(config: LongBenchWriteConfig) -> LongBenchWriteSuite:
     targets = [prompt.target_words for prompt in kept]
     notes = [*rejected_note(rejected), *filtered]
     if None in targets:
-        notes.append(f"{targets.count(None)} prompts ask for no length: they have no S_l and stand in no group")
+        notes.append(f"prompts that ask for no length: {targets.count(None)}; they have no S_l and stand in no group")
     above = sum(words is not None and bucket(words) is None for words in targets)
     if above:
-        notes.append(f"{above} prompts ask for more than 20,000 words: they count in the whole and stand in no group")
+        notes.append(f"prompts that ask for more than 20,000 words: {above}; they count in the whole and stand in no "
+                     "group")
     return LongBenchWriteSuite(kept, tuple(notes))

@@ -60,7 +60,9 @@ class LonGenSuite:
     async def measure(self, answers: Sequence[Answer], judge: JudgeModel | None, *, seed: int,
                       on_done: Callable[[], None], stop: asyncio.Event | None) -> list[Measured]:
         """The length score, counted in two ways; with a judge also S_q and its six dimensions."""
-        return await measure_answers(answers, judge, self._own, lambda answer: answer.kind, on_done=on_done, stop=stop)
+        plain = [answer.model_copy(update={"scores": answer.scores.model_copy(update={"length": None})})
+                 for answer in answers]  # S_l knows one length only: it is no score of this suite
+        return await measure_answers(plain, judge, self._own, lambda answer: answer.kind, on_done=on_done, stop=stop)
 
     def curves(self, rows: Sequence[Measured], *, seed: int, resamples: int) -> tuple[Curve, ...]:
         """None of its own."""

@@ -130,7 +130,7 @@ def _read(path: str, lengths: Sequence[int]) -> tuple[tuple[Prompt, ...], tuple[
         raise DataError("none of its prompts asks for one of the lengths", where=path,
                         mend="name lengths of the file in eval.longwrite_ruler.lengths")
     aside = len(prompts) - len(kept)
-    note = (f"{aside} of {len(prompts)} prompts ask for a length that is not in lengths: set aside",) if aside else ()
+    note = (f"prompts set aside because their length is not in lengths: {aside} of {len(prompts)}",) if aside else ()
     return kept, (*rejected_note(rejected), *note)
 
 

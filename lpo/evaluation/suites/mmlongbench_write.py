@@ -77,9 +77,9 @@ def mmlongbench_write(config: MMLongBenchWriteConfig) -> MMLongBenchWriteSuite:
              "published one"]
     missing = sum(answer.finish is Finish.REFUSED for answer in rows)
     if missing:
-        notes.append(f"{missing} of {len(rows)} rows have no prediction: they are unscored")
+        notes.append(f"rows without a prediction: {missing} of {len(rows)}; they are unscored")
     if config.limit is not None and len(rows) == config.limit:
-        notes.append(f"at most the first {config.limit} rows: limit")
+        notes.append(f"the first {config.limit} rows at most: limit")
     return MMLongBenchWriteSuite(tuple(rows), tuple(notes))
 
 
