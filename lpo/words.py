@@ -30,3 +30,8 @@ def count_all_words(text: str) -> int:
     published count (`count_words`) leaves out digits, letters with accents and every script but Latin and Han.
     """
     return len(_ANY_WORD.findall(text))
+
+
+def word_starts(text: str) -> list[int]:
+    """Where the words begin that `count_all_words` counts."""
+    return [match.start() for match in _ANY_WORD.finditer(text)]

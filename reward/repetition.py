@@ -11,6 +11,11 @@ from lpo.reward.base import Draft
 _UNIT = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+")
 
 
+def units(text: str) -> list[str]:
+    """What n-grams are made of: words in lower case, Han script by characters."""
+    return _UNIT.findall(text.lower())
+
+
 def repeated_ngram_share(text: str, n: int = 4) -> float:
     """Share of n-grams that already occurred earlier in the text.
 
@@ -21,8 +26,8 @@ def repeated_ngram_share(text: str, n: int = 4) -> float:
     Returns:
         0 (nothing repeats) to almost 1; 0 for a text shorter than n.
     """
-    units = _UNIT.findall(text.lower())
-    ngrams = list(zip(*(units[start:] for start in range(n)), strict=False))
+    words = units(text)
+    ngrams = list(zip(*(words[start:] for start in range(n)), strict=False))
     return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
