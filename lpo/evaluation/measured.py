@@ -23,6 +23,9 @@ class Measured(Record):
     """Values by name; None where there is none."""
     unscored: dict[str, str] = Field(default_factory=dict[str, str])
     """For each value that is None: why."""
+    unscored_parts: dict[str, dict[str, int]] = Field(default_factory=dict[str, dict[str, int]])
+    """Judgements of parts that failed, where values are made from those that did not: what was judged -> reason -> how
+    many."""
     details: dict[str, Any] = Field(default_factory=dict)
     """What the values were made from: judgements, checks, counts."""
 

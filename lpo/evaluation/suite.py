@@ -141,7 +141,8 @@ class SuiteScores:
     curves: dict[str, tuple[Curve, ...]]
     """Model -> curves."""
     unscored: dict[str, dict[str, dict[str, int]]]
-    """Model -> value -> reason -> how many answers."""
+    """Model -> value -> reason -> how many answers; `judgements` (of parts of answers) -> reason -> how many of
+    them."""
     judge: dict[str, Any] | None
     decoding: dict[str, Any]
     notes: tuple[str, ...]
@@ -216,4 +217,8 @@ def _reasons(rows: Sequence[Measured]) -> dict[str, dict[str, int]]:
         for key, reason in row.unscored.items():
             of_key = counts.setdefault(key, {})
             of_key[reason] = of_key.get(reason, 0) + 1
+        for part, reasons in row.unscored_parts.items():
+            of_part = counts.setdefault(part, {})
+            for reason, failed in reasons.items():
+                of_part[reason] = of_part.get(reason, 0) + failed
     return counts
