@@ -9,7 +9,12 @@ import pytest
 
 from lpo.build_config import PairsConfig
 from lpo.config import PromptsConfig
-from lpo.evaluation import Answer, Metric, PreferenceRow
+from lpo.eval_config import SuiteName
+from lpo.evaluation import Answer, PreferenceRow
+from lpo.evaluation.along import AlongRow
+from lpo.evaluation.measured import Measured
+from lpo.evaluation.pairwise import Preference
+from lpo.evaluation.scores import METRICS
 from lpo.given_answers import ANSWER_IDS
 from lpo.pair_builders.corrections_file import load_corrections
 from lpo.pair_builders.mixing import read_general
@@ -110,7 +115,8 @@ def test_the_training_columns_example_is_read_whole() -> None:
 
 @pytest.mark.parametrize(("kind", "record"), [
     ("tree", SearchTree), ("script", Script), ("sft", SftRow), ("pair", PreferencePair), ("rejected", RejectedRow),
-    ("answer", Answer), ("preference", PreferenceRow),
+    ("answer", Answer), ("preference", PreferenceRow), ("measured", Measured), ("along", AlongRow),
+    ("pairwise", Preference),
 ])
 def test_examples_of_records_have_exactly_the_records_fields(kind: str, record: Any) -> None:
     [row] = examples(kind)
@@ -135,5 +141,6 @@ def test_summaries_of_stages_have_exactly_the_stored_fields() -> None:
 def test_the_page_names_every_file_reason_and_metric() -> None:
     for stage in Stage:
         assert all(f"`{name}" in PAGE for name in stage.outputs), stage
-    for names in (Reason, Metric, Origin, CorrectionOutcome):
+    for names in (Reason, Origin, CorrectionOutcome, SuiteName):
         assert all(f"`{name.value}`" in PAGE for name in names)
+    assert all(f"`{metric.key}`" in PAGE for metric in METRICS)

@@ -10,6 +10,8 @@ from lpo.evaluation.answers import (
     score_text,
     select_prompts,
 )
+from lpo.evaluation.buckets import BUCKETS, bucket
+from lpo.evaluation.metrics import Metric
 from lpo.evaluation.preferences import (
     PreferenceRow,
     SideLogprobs,
@@ -17,10 +19,11 @@ from lpo.evaluation.preferences import (
     preference_logprobs,
     preference_rows,
 )
-from lpo.evaluation.scores import JudgeNote, Metric, OverlapNote, Scores, bucket, summarise
+from lpo.evaluation.scores import JudgeNote, OverlapNote, Scores, summarise
 from lpo.intervals import Interval, bootstrap_mean, paired_difference
 
 __all__ = [
+    "BUCKETS",
     "Answer",
     "AnswerScores",
     "Interval",

@@ -260,11 +260,11 @@ def _win_rates(folder: Path, judging: Compared, rows: Mapping[str, Sequence[Meas
 
 
 def _mirrored(rate: Interval | None) -> Interval | None:
-    """A win-rate as seen from the other side."""
+    """A win-rate (0–100) as seen from the other side."""
     if rate is None or rate.mean is None:
         return rate
-    low, high = (None if end is None else 1 - end for end in (rate.high, rate.low))
-    return Interval(1 - rate.mean, low, high, rate.n, rate.unscored)
+    low, high = (None if end is None else 100 - end for end in (rate.high, rate.low))
+    return Interval(100 - rate.mean, low, high, rate.n, rate.unscored)
 
 
 def _file_name(name: str) -> str:

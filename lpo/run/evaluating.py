@@ -202,8 +202,8 @@ def _store(directory: RunDirectory, scores: dict[str, Any], results: Sequence[Su
             reporter.say(line)
         if result.pairwise is not None and result.pairwise.win_rate.mean is not None:
             rate = result.pairwise.win_rate
-            reporter.say(f"{result.scores.suite}: trained preferred over base in {100 * rate.mean:.1f} % "
-                         f"({_between(rate.low, rate.high, 100)}n = {rate.n}, {rate.unscored} unscored)")
+            reporter.say(f"{result.scores.suite}: win-rate of trained over base {rate.mean:.1f} "
+                         f"({_between(rate.low, rate.high)}n = {rate.n}, {rate.unscored} unscored)")
     return scores
 
 
@@ -225,6 +225,6 @@ def told(scores: SuiteScores) -> list[str]:
     return lines
 
 
-def _between(low: float | None, high: float | None, factor: float = 1.0) -> str:
-    return "" if low is None or high is None else f"95 % interval {factor * low:.3f} to {factor * high:.3f}, "
+def _between(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"95 % interval {low:.3f} to {high:.3f}, "
 

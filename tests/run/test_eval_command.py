@@ -75,14 +75,12 @@ def test_a_suite_is_added_to_a_run_without_asking_for_the_answers_it_has(folder,
     ruler = lines(run / "eval" / "longwrite_ruler" / "answers.trained.jsonl")
     assert {row["answer"]["target_words"] for row in ruler} == {10, 20} and len(ruler) == 16
     asked = {purpose: n - counted.get(purpose, 0) for purpose, n in _calls(run).items()}
-    assert asked["Request"] == 2 * 16, "two models, sixteen tasks, nothing else is written again"
+    assert asked["policy"] == 2 * 16, "two models, sixteen tasks, nothing else is written again"
 
 
 def _calls(run: Path) -> dict[str, int]:
     with sqlite3.connect(run / "journal.sqlite") as journal:
-        tables = [name for (name,) in journal.execute("select name from sqlite_master where type = 'table'")]
-        assert "calls" in tables, tables
-        return dict(journal.execute("select kind, count(*) from calls group by kind"))
+        return dict(journal.execute("select purpose, count(*) from replies group by purpose"))
 
 
 def test_what_a_run_says_of_both_models_is_their_difference_prompt_by_prompt(run):
@@ -95,7 +93,7 @@ def test_what_a_run_says_of_both_models_is_their_difference_prompt_by_prompt(run
     rows = lines(run / "eval" / "held_out" / "pairwise.jsonl")
     scored = [row["preference"] for row in rows if row["preference"] is not None]
     assert len(rows) == len(changes) and pairwise["win_rate"]["n"] == len(scored)
-    assert pairwise["win_rate"]["mean"] == pytest.approx(sum(scored) / len(scored))
+    assert pairwise["win_rate"]["mean"] == pytest.approx(100 * sum(scored) / len(scored))
 
 
 def test_killed_while_it_writes_the_evaluation_goes_on_and_ends_the_same(folder):
@@ -121,7 +119,7 @@ def test_killed_while_it_writes_the_evaluation_goes_on_and_ends_the_same(folder)
 def _stored(journal: Path) -> int:
     try:
         with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as connection:
-            return connection.execute("select count(*) from calls").fetchone()[0]
+            return connection.execute("select count(*) from replies").fetchone()[0]
     except sqlite3.OperationalError:
         return 0
 

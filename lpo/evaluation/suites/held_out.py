@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from lpo.errors import DataError
 from lpo.eval_config import EvalConfig, SuiteName
 from lpo.evaluation.answers import Answer, select_prompts
+from lpo.evaluation.buckets import BUCKETS, bucket
 from lpo.evaluation.judging import JudgeModel
 from lpo.evaluation.measured import Measured, basic_values
 from lpo.evaluation.metrics import LENGTH_SCORE, ON_EVERY_ANSWER, Metric, Unit
-from lpo.evaluation.scores import BUCKETS, bucket
 from lpo.evaluation.suite import Curve
 from lpo.llm.base import Finish
 from lpo.records import Prompt
@@ -73,8 +73,8 @@ def measured_answer(answer: Answer) -> Measured:
         unscored = dict.fromkeys(values, "refused")
     elif answer.target_words is None:
         unscored[LENGTH_SCORE.key] = "no_target"
-    if answer.judgement is not None:
+    if answer.judgement is not None or answer.scores.judge is not None:
         values[JUDGE.key] = answer.scores.judge
-        if answer.judgement.unscored is not None:
-            unscored[JUDGE.key] = answer.judgement.unscored
+    if answer.judgement is not None and answer.judgement.unscored is not None:
+        unscored[JUDGE.key] = answer.judgement.unscored
     return Measured(answer=answer, group=bucket(answer.target_words), values=values, unscored=unscored)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from lpo.eval_config import LongBenchWriteConfig, SuiteName
 from lpo.evaluation.answers import Answer
+from lpo.evaluation.buckets import BUCKETS, bucket
 from lpo.evaluation.judging import JudgeModel
 from lpo.evaluation.measured import Measured
 from lpo.evaluation.metrics import LENGTH_SCORE, ON_EVERY_ANSWER
 from lpo.evaluation.quality import DIMENSIONS, QUALITY
-from lpo.evaluation.scores import BUCKETS, bucket
 from lpo.evaluation.suite import Curve
 from lpo.evaluation.suites.graded import MEAN_SCORE, length_values, measure_answers, rejected_note, select
 from lpo.prompts import read_prompts
