@@ -36,7 +36,7 @@ def test_other_lengths_and_fewer_prompts() -> None:
     suite = longwrite_ruler(LongWriteRulerConfig(lengths=(300, 100), limit=9))
     assert suite.lengths == (100, 300)
     assert [prompt.target_words for prompt in suite.prompts] == [100] * 8 + [300]
-    assert suite.notes == ("9 of 16 tasks: limit 9; published scores are of all of them",)
+    assert suite.notes == ("9 of 16 tasks: limit 9; compare with scores of the same tasks only",)
     assert longwrite_ruler(LongWriteRulerConfig(lengths=(300, 100), limit=8)).lengths == (100,)
 
 

@@ -121,7 +121,7 @@ def select(
         return tuple(kept), ()
     filters = {"language": None if wanted == "any" else wanted, "max_words": max_words, "limit": limit}
     named = ", ".join(f"{name} {value}" for name, value in filters.items() if value is not None)
-    return tuple(kept), (f"{len(kept)} of {len(prompts)} tasks: {named}; published scores are of all of them",)
+    return tuple(kept), (f"{len(kept)} of {len(prompts)} tasks: {named}; compare with scores of the same tasks only",)
 
 
 def rejected_note(rejected: Sequence[RejectedRow]) -> tuple[str, ...]:
