@@ -139,11 +139,11 @@ def line_chart(key: str, title: str, description: str, series: Sequence[Series],
     across = Axis(first, last, LEFT, WIDTH - RIGHT) if last > first else Axis(first - 1, first + 1, LEFT, WIDTH - RIGHT)
     levels = nice_ticks(low, high)
     up = Axis(levels[0], levels[-1], bottom, top)
-    parts = [_grid_line(LEFT, up(level), WIDTH - RIGHT, up(level)) + _text(LEFT - 7, up(level) + 4, plain(level), "end")
+    parts = [grid_line(LEFT, up(level), WIDTH - RIGHT, up(level)) + text(LEFT - 7, up(level) + 4, plain(level), "end")
              for level in levels]
-    parts += [_text(across(tick), bottom + 18, plain(tick), "middle") for tick in _step_ticks(first, last)]
+    parts += [text(across(tick), bottom + 18, plain(tick), "middle") for tick in _step_ticks(first, last)]
     if reference is not None:
-        parts.append(_line(LEFT, up(reference), WIDTH - RIGHT, up(reference), "reference"))
+        parts.append(line(LEFT, up(reference), WIDTH - RIGHT, up(reference), "reference"))
     for one in series:
         points = thin(one.points)
         if one.dots or len(points) == 1:
@@ -152,8 +152,8 @@ def line_chart(key: str, title: str, description: str, series: Sequence[Series],
         else:
             path = " ".join(f"{across(x)},{up(y)}" for x, y in points)
             parts.append(Markup('<polyline class="{} stroke" points="{}"/>').format(one.css, path))
-    parts.append(_text(WIDTH - RIGHT, bottom + 36, "optimiser step", "end", "axis-name"))
-    return _svg(key, title, description, height, parts)
+    parts.append(text(WIDTH - RIGHT, bottom + 36, "optimiser step", "end", "axis-name"))
+    return svg(key, title, description, height, parts)
 
 
 def _step_ticks(first: float, last: float) -> list[float]:
@@ -185,20 +185,20 @@ def interval_chart(key: str, title: str, description: str, rows: Sequence[Interv
     ticks = nice_ticks(low, high, count=3)
     axis = Axis(ticks[0], ticks[-1], label_width, WIDTH - RIGHT - 8)
     bottom = top + line_height * len(rows)
-    parts = [_grid_line(axis(tick), top, axis(tick), bottom) + _text(axis(tick), bottom + 16, write(tick), "middle")
+    parts = [grid_line(axis(tick), top, axis(tick), bottom) + text(axis(tick), bottom + 16, write(tick), "middle")
              for tick in ticks]
     if reference is not None:
-        parts.append(_line(axis(reference), top, axis(reference), bottom, "reference"))
+        parts.append(line(axis(reference), top, axis(reference), bottom, "reference"))
     for index, row in enumerate(rows):
         middle = top + line_height * (index + 0.5)
-        parts.append(_text(label_width - 12, middle + 4, row.label, "end", "row-name"))
+        parts.append(text(label_width - 12, middle + 4, row.label, "end", "row-name"))
         if row.mean is None:
-            parts.append(_text(label_width + 6, middle + 4, "nothing scored", "start"))
+            parts.append(text(label_width + 6, middle + 4, "nothing scored", "start"))
             continue
         if row.bounds is not None:
-            parts.append(_whisker(axis, row.bounds, middle, row.css))
-        parts.append(_dot(axis(row.mean), middle, row.css))
-    return _svg(key, title, description, bottom + 24, parts)
+            parts.append(whisker(axis, row.bounds, middle, row.css))
+        parts.append(dot(axis(row.mean), middle, row.css))
+    return svg(key, title, description, bottom + 24, parts)
 
 
 def difference_mark(key: str, description: str, bounds: Bounds, css: str) -> Markup:
@@ -206,9 +206,9 @@ def difference_mark(key: str, description: str, bounds: Bounds, css: str) -> Mar
     width, height = 132, 22
     reach = max(abs(value) for value in bounds) or 1.0
     axis = Axis(-reach, reach, 8, width - 8)
-    parts = [_grid_line(8, height / 2, width - 8, height / 2), _line(axis(0), 3, axis(0), height - 3, "reference"),
-             _whisker(axis, bounds, height / 2, css), _dot(axis(bounds[1]), height / 2, css)]
-    return _svg(key, "Difference and its interval about zero", description, height, parts, width=width, css="mini")
+    parts = [grid_line(8, height / 2, width - 8, height / 2), line(axis(0), 3, axis(0), height - 3, "reference"),
+             whisker(axis, bounds, height / 2, css), dot(axis(bounds[1]), height / 2, css)]
+    return svg(key, "Difference and its interval about zero", description, height, parts, width=width, css="mini")
 
 
 def bar_chart(key: str, title: str, description: str, bars: Sequence[tuple[str, float]], *, axis_name: str) -> Markup:
@@ -226,18 +226,18 @@ def bar_chart(key: str, title: str, description: str, bars: Sequence[tuple[str, 
     width = min(44.0, slot * 0.72)
     tallest = max((value for _, value in bars), default=1.0) or 1.0
     every = math.ceil(26 / slot)  # so that labels do not touch
-    parts = [_line(RIGHT, bottom, WIDTH - RIGHT, bottom, "baseline")]
+    parts = [line(RIGHT, bottom, WIDTH - RIGHT, bottom, "baseline")]
     for index, (label, value) in enumerate(bars):
         middle = RIGHT + slot * (index + 0.5)
         tall = round((bottom - top) * value / tallest, 2)
         parts.append(Markup('<rect class="bar" x="{}" y="{}" width="{}" height="{}" rx="2"/>').format(
             round(middle - width / 2, 2), round(bottom - tall, 2), round(width, 2), tall))
         if value and slot > 16:
-            parts.append(_text(middle, bottom - tall - 5, plain(value), "middle"))
+            parts.append(text(middle, bottom - tall - 5, plain(value), "middle"))
         if index % every == 0:
-            parts.append(_text(middle, bottom + 16, label, "middle"))
-    parts.append(_text(WIDTH - RIGHT, height - 3, axis_name, "end", "axis-name"))
-    return _svg(key, title, description, height, parts)
+            parts.append(text(middle, bottom + 16, label, "middle"))
+    parts.append(text(WIDTH - RIGHT, height - 3, axis_name, "end", "axis-name"))
+    return svg(key, title, description, height, parts)
 
 
 def length_bar(key: str, words: int, target: int | None, css: str) -> Markup:
@@ -248,34 +248,40 @@ def length_bar(key: str, words: int, target: int | None, css: str) -> Markup:
     parts = [Markup('<rect class="track" x="0" y="5" width="{}" height="4" rx="2"/>').format(width),
              Markup('<rect class="{} fill" x="0" y="5" width="{}" height="4" rx="2"/>').format(css, axis(words))]
     if target:
-        parts.append(_line(axis(target), 0, axis(target), height, "target"))
-    return _svg(key, "Length", f"{words} words written{asked}", height, parts, width=width, css="length")
+        parts.append(line(axis(target), 0, axis(target), height, "target"))
+    return svg(key, "Length", f"{words} words written{asked}", height, parts, width=width, css="length")
 
 
-def _svg(key: str, title: str, description: str, height: float, parts: Sequence[Markup], *, width: int = WIDTH,
-         css: str = "chart") -> Markup:
+def svg(key: str, title: str, description: str, height: float, parts: Sequence[Markup], *, width: int = WIDTH,
+        css: str = "chart") -> Markup:
+    """The parts as one drawing with a title and a description for screen readers."""
     head = Markup('<svg class="{0}" viewBox="0 0 {1} {2}" role="img" aria-labelledby="{3}-title {3}-desc">'
                   '<title id="{3}-title">{4}</title><desc id="{3}-desc">{5}</desc>')
     return head.format(css, width, height, key, title, description) + Markup("").join(parts) + Markup("</svg>")
 
 
-def _whisker(axis: Axis, bounds: Bounds, middle: float, css: str) -> Markup:
+def whisker(axis: Axis, bounds: Bounds, middle: float, css: str) -> Markup:
+    """A horizontal stroke from the lower to the upper end of an interval."""
     return Markup('<line class="{} whisker" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(
         css, axis(bounds[0]), middle, axis(bounds[2]), middle)
 
 
-def _dot(x: float, y: float, css: str) -> Markup:
+def dot(x: float, y: float, css: str) -> Markup:
+    """A mean."""
     return Markup('<circle class="{} mark" cx="{}" cy="{}" r="5"/>').format(css, x, y)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> Markup:
+def line(x1: float, y1: float, x2: float, y2: float, css: str) -> Markup:
+    """A straight line."""
     return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(css, x1, y1, x2, y2)
 
 
-def _grid_line(x1: float, y1: float, x2: float, y2: float) -> Markup:
-    return _line(x1, y1, x2, y2, "grid")
+def grid_line(x1: float, y1: float, x2: float, y2: float) -> Markup:
+    """A line of the grid."""
+    return line(x1, y1, x2, y2, "grid")
 
 
-def _text(x: float, y: float, text: str, anchor: str, css: str = "tick") -> Markup:
+def text(x: float, y: float, shown: str, anchor: str, css: str = "tick") -> Markup:
+    """A word or number, anchored at its `start`, `middle` or `end`."""
     return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(
-        css, round(x, 2), round(y, 2), anchor, escape(text))
+        css, round(x, 2), round(y, 2), anchor, escape(shown))

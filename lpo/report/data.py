@@ -12,43 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lpo.errors import DataError
-from lpo.records import Judgement, PreferencePair, RejectedRow, Usage
+from lpo.records import PreferencePair, RejectedRow, Usage
 from lpo.report.kinds import RunKind
 from lpo.report.pair_lengths import RESAMPLES, LengthGap, length_gap
 from lpo.report.reading import Row, record, records, rows
+from lpo.report.stored import Answer, Interval, Stored
+from lpo.report.suites_data import HELD_OUT, GuardData, Measured, PairwiseData, SuiteData, read_measured
 from lpo.report.tree_file import TreeFile
 from lpo.storage import clean_values, read_json
 
 Metrics = Mapping[str, float]
-
-
-class Stored(BaseModel):
-    """A value of a run file. Fields that this version does not show are passed over."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Interval(Stored):
-    """A mean with its 95 % bootstrap interval over prompts.
-
-    `mean` is None when nothing was scored, `low` and `high` when there are too few values for an interval.
-    """
-
-    mean: float | None = None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    unscored: int = 0
-
-    @property
-    def bounds(self) -> tuple[float, float, float] | None:
-        """`(low, mean, high)`, or None when there is no interval."""
-        if self.mean is None or self.low is None or self.high is None:
-            return None
-        return self.low, self.mean, self.high
 
 
 class Judge(Stored):
@@ -76,22 +52,11 @@ class Scores(Stored):
     preference_accuracy: dict[str, Interval] = Field(default_factory=dict)
     judge: Judge | None = None
     decoding: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
     overlap: Overlap | None = None
-
-
-class Answer(Stored):
-    """One held-out answer of one model."""
-
-    model: str
-    prompt_id: str
-    request: str
-    kind: str | None = None
-    target_words: int | None = None
-    text: str
-    words: int
-    finish: str
-    scores: dict[str, float | None] = Field(default_factory=dict)
-    judgement: Judgement | None = None
+    suites: dict[str, SuiteData] = Field(default_factory=dict)
+    pairwise: dict[str, PairwiseData] = Field(default_factory=dict)
+    guard: GuardData | None = None
 
 
 class Sample(Stored):
@@ -187,6 +152,8 @@ class Manifest(Stored):
     """`manifest.json`."""
 
     name: str | None = None
+    kind: str | None = None
+    """`measured`: one model was measured, and nothing built or trained."""
     lpo: str | None = None
     versions: dict[str, str | None] = Field(default_factory=dict)
     python: str | None = None
@@ -223,7 +190,8 @@ class RunData:
     training: Training | None
     events: tuple[Event, ...]
     samples: tuple[Sample, ...]
-    answers: Mapping[str, tuple[Answer, ...]]
+    measured: Mapping[str, Measured]
+    """Suite -> model -> its answers with their values; held-out ones among them."""
     scores: Scores | None
     held_out_pairs: int
 
@@ -237,8 +205,15 @@ class RunData:
         """What the trees of its method hold."""
         if self.scored is not None:
             return RunKind.SCORED
+        if self.manifest.kind == RunKind.MEASURED.value:
+            return RunKind.MEASURED
         methods = self.trees.counts.methods.most_common(1)
         return RunKind.of(self.setting("build", "method") or (methods[0][0] if methods else None))
+
+    @property
+    def answers(self) -> Mapping[str, tuple[Answer, ...]]:
+        """The held-out answers, model by model."""
+        return {model: tuple(row.answer for row in rows) for model, rows in self.measured.get(HELD_OUT, {}).items()}
 
     @property
     def candidates(self) -> int:
@@ -280,7 +255,7 @@ def read_run(folder: Path) -> RunData:
     """
     if not folder.is_dir():
         raise DataError("no such run directory", where=str(folder), mend="give the folder of a run, e.g. runs/<name>")
-    manifest = _one(folder / "manifest.json", Manifest)
+    manifest, scores = _one(folder / "manifest.json", Manifest), _one(folder / "scores.json", Scores)
     return RunData(
         folder=folder,
         config=_config(folder / "config.yaml"),
@@ -294,11 +269,9 @@ def read_run(folder: Path) -> RunData:
         training=_one(folder / "train.json", Training),
         events=merge_events(list(rows(folder / "metrics.jsonl"))),
         samples=_latest(records(folder / "samples.jsonl", Sample), lambda row: (row.step, row.prompt_id)),
-        answers={
-            model: _latest(records(folder / "eval" / f"answers.{model}.jsonl", Answer), lambda row: (row.prompt_id,))
-            for model in ("base", "trained")
-        },
-        scores=_one(folder / "scores.json", Scores),
+        measured={suite: found for suite in (HELD_OUT, *(scores.suites if scores is not None else ()))
+                  if (found := read_measured(folder, suite))},
+        scores=scores,
         held_out_pairs=sum(1 for _ in rows(folder / "eval" / "preferences.jsonl")),
     )
 

@@ -9,11 +9,14 @@ from lpo.records import CorrectionOutcome
 from lpo.report.data import Interval, RunData
 from lpo.report.facts import judge_is_asked
 from lpo.report.kinds import RunKind
-from lpo.report.scores import MEASURE, MEASURES, Verdict, bracket, percent, signed
+from lpo.report.scores import MEASURE, Verdict, bracket, in_sentence, measure_of, percent, signed, suites_of
 from lpo.report.story import plural
+from lpo.report.suites_data import HELD_OUT, SuiteData
 
 FEW_PROMPTS = 30
 FEW_PAIRS = 100
+MAIN = 2
+"""Scores of a suite whose difference is spoken of even where it is open."""
 FEW_FULL = 0.05
 """Share of full-length pairs at which LongWriter-V's model got worse: 72 of 1,477 (arXiv 2502.14834, table 2, without
 GPT-4o's feedback). With 1,439 of 2,844 it got better.
@@ -38,7 +41,7 @@ class Caveat:
 
 def caveats(run: RunData) -> tuple[Caveat, ...]:
     """What the numbers of this run show and do not show, from the numbers themselves; what matters most first."""
-    compared = (*_on_differences(run), *_on_scores(run), *_on_answers(run)) if run.kind.trains else ()
+    compared = (*_on_differences(run), *_on_scores(run), *_on_answers(run)) if run.kind.measures else ()
     made = (*_on_judge(run), *_on_pairs(run)) if run.kind.gives_pairs else _on_rows(run)
     found = (*compared, *made, *_on_model(run))
     return tuple(sorted(found, key=lambda caveat: list(Weight).index(caveat.weight)))
@@ -46,21 +49,29 @@ def caveats(run: RunData) -> tuple[Caveat, ...]:
 
 def _on_differences(run: RunData) -> list[Caveat]:
     if run.scores is None:
-        return [Caveat(Weight.NOTE, "There are no scores yet: nothing here says whether training helped.")]
+        return [Caveat(Weight.NOTE, "There are no scores yet: nothing here says whether training helped.")
+                ] if run.kind.trains else []
+    return [caveat for suite in suites_of(run.scores) if suite.difference for caveat in _on_suite(suite)]
+
+
+def _on_suite(suite: SuiteData) -> list[Caveat]:
+    """What the differences of a suite show and what they do not; of those that are open, the main scores'."""
     by_verdict: dict[Verdict, list[str]] = {}
-    for measure in MEASURES:
-        difference = run.scores.difference.get(measure.key, Interval())
+    for place, measure in enumerate(map(measure_of, suite.metrics)):
+        difference = suite.difference.get(measure.key, Interval())
         verdict = measure.direction.verdict(difference)
-        if verdict is not Verdict.OPEN or measure.key in ("length_score", "judge"):
+        if verdict is not Verdict.OPEN or place < MAIN:
             value = bracket(measure, difference, signed) or f"from n = {difference.n}"
-            by_verdict.setdefault(verdict, []).append(f"{measure.name.lower()} {value}")
+            by_verdict.setdefault(verdict, []).append(f"{in_sentence(measure.name)} {value}")
     said = {
         Verdict.NO_INTERVAL: (Weight.WARNING, "the run shows nothing about a change", "needs more values"),
         Verdict.WORSE: (Weight.WARNING, "the trained model is worse", "leaves out zero"),
         Verdict.OPEN: (Weight.WARNING, "the run does not show a change", "covers zero"),
         Verdict.BETTER: (Weight.GOOD, "the trained model is better", "leaves out zero"),
     }
-    on = f"On {'this prompt' if run.scores.n_prompts == 1 else f'these {run.scores.n_prompts:,} prompts'}"
+    on = f"On {'this prompt' if suite.n_prompts == 1 else f'these {suite.n_prompts:,} prompts'}"
+    if suite.suite != HELD_OUT:
+        on = f"On {plural(suite.n_prompts, 'prompt')} of {suite.title}"
     return [
         Caveat(weight, f"{on} {claim}; the 95 % interval of the difference {how}: {', '.join(by_verdict[verdict])}.")
         for verdict, (weight, claim, how) in said.items() if verdict in by_verdict
@@ -72,16 +83,20 @@ def _on_scores(run: RunData) -> list[Caveat]:
     if scores is None:
         return []
     found: list[Caveat] = []
-    if scores.n_prompts < FEW_PROMPTS:
+    few = [suite for suite in suites_of(scores) if suite.n_prompts < FEW_PROMPTS]
+    for suite in few:
+        named = "held-out prompts" if suite.suite == HELD_OUT else f"prompts of {suite.title}"
         found.append(Caveat(Weight.WARNING, (
-            f"n = {scores.n_prompts}: so few held-out prompts say little about others. Take this as a smoke test, "
-            "not as a result.")))
+            f"n = {suite.n_prompts}: so few {named} say little about others. Take this as a smoke test, not as a "
+            "result.")))
     found += _on_rewards(run)
-    unscored = {(model, MEASURE[key].name): interval.unscored for model, measured in scores.models.items()
-                for key, interval in measured.items() if interval.unscored and key in MEASURE}
+    unscored = [f"{in_sentence(metric.name)} {suite.of(model, metric.key).unscored} ({model})"
+                + ("" if suite.suite == HELD_OUT else f" on {suite.title}")
+                for suite in suites_of(scores) for model in suite.names for metric in suite.metrics[:MAIN]
+                if suite.of(model, metric.key).unscored]
     if unscored:
-        listed = ", ".join(f"{name} {count} ({model})" for (model, name), count in unscored.items())
-        found.append(Caveat(Weight.NOTE, f"Answers without a score are left out, not counted as zero: {listed}."))
+        found.append(Caveat(Weight.NOTE, (
+            f"Answers without a score are left out, not counted as zero: {', '.join(unscored)}.")))
     if scores.overlap is not None and scores.overlap.found:
         found.append(Caveat(Weight.WARNING, (
             f"{scores.overlap.found} of {scores.overlap.checked} held-out prompts also stand in the build set: the "
@@ -109,10 +124,14 @@ def _on_rewards(run: RunData) -> list[Caveat]:
 
 
 def _on_answers(run: RunData) -> list[Caveat]:
-    cut = {model: sum(answer.finish == "length" for answer in rows) for model, rows in run.answers.items()}
-    if not any(cut.values()):
+    written: dict[str, list[str]] = {}
+    for measured in run.measured.values():
+        for model, rows in measured.items():
+            written.setdefault(model, []).extend(row.answer.finish for row in rows)
+    if not any("length" in finishes for finishes in written.values()):
         return []
-    listed = ", ".join(f"{cut[model]} of {len(run.answers[model])} ({model})" for model in cut)
+    listed = ", ".join(f"{finishes.count('length')} of {len(finishes)} ({model})"
+                       for model, finishes in written.items())
     return [Caveat(Weight.NOTE, (
         f"Answers cut at the token limit: {listed}. Their length is partly a property of the limit."))]
 

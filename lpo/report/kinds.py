@@ -18,6 +18,8 @@ class RunKind(StrEnum):
     """An answer written by a plan (AgentWrite)."""
     SCORED = "scored"
     """Answers that were there already, scored (`lpo score`): nothing was sampled and nothing is trained."""
+    MEASURED = "measured"
+    """One model, measured (`lpo eval`): nothing was built and nothing is trained."""
 
     @classmethod
     def of(cls, method: str | None) -> RunKind:
@@ -27,12 +29,24 @@ class RunKind(StrEnum):
     @property
     def gives_pairs(self) -> bool:
         """Preference pairs, or rows for supervised fine-tuning?"""
-        return self is not RunKind.PLANS
+        return self not in (RunKind.PLANS, RunKind.MEASURED)
 
     @property
     def trains(self) -> bool:
         """Do a training and an evaluation follow?"""
-        return self not in (RunKind.PLANS, RunKind.SCORED)
+        return self not in (RunKind.PLANS, RunKind.SCORED, RunKind.MEASURED)
+
+    @property
+    def measures(self) -> bool:
+        """Are models measured?"""
+        return self.trains or self is RunKind.MEASURED
+
+    @property
+    def described(self) -> str:
+        """What the page reports of."""
+        return {RunKind.PLANS: "a run that writes rows for supervised fine-tuning",
+                RunKind.SCORED: "answers that were scored",
+                RunKind.MEASURED: "a model that was measured"}.get(self, "a preference-optimisation run")
 
     @property
     def sections(self) -> tuple[tuple[str, str], ...]:
@@ -44,6 +58,8 @@ class RunKind(StrEnum):
                 return run, ("rows", "SFT rows"), ("plans", "Planned answers"), files
             case RunKind.SCORED:
                 return run, answers, pairs, files
+            case RunKind.MEASURED:
+                return run, ("scores", "Scores"), ("samples", "Texts"), files
             case RunKind.STEPS:
                 looked_at = (("trees", "Search trees"),)
             case RunKind.ANSWERS:

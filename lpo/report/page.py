@@ -20,14 +20,14 @@ from lpo.report.pairs import PairSection, pair_section
 from lpo.report.plans import plan_section, row_section
 from lpo.report.run_files import run_files
 from lpo.report.samples import sample_section
-from lpo.report.scores import score_section
 from lpo.report.sources import sources
 from lpo.report.story import again_command, next_step, rerun_command, stations, summary
+from lpo.report.suites import score_section
 from lpo.report.training import training_section
 from lpo.report.trees import TreeSection, tree_section
 from lpo.storage import write_atomic
 
-STYLES = ("report.css", "trees.css", "corrections.css", "answers.css")
+STYLES = ("report.css", "trees.css", "corrections.css", "answers.css", "suites.css")
 SCRIPTS = ("elements.js", "texts.js", "report.js", "node_panel.js", "trees.js", "corrections.js")
 
 
@@ -66,7 +66,7 @@ def render(run: RunData) -> str:
         scores=score_section(run), training=training_section(run), pairs=pairs, trees=trees, corrections=corrections,
         answers=answer_section(run) if _has(run, "answers") else None,
         rows=row_section(run) if _has(run, "rows") else None, plans=plan_section(run) if _has(run, "plans") else None,
-        samples=sample_section(run),
+        samples=sample_section(run), more=dict.fromkeys(("pairs", "trees", "corrections", "answers", "texts")),
         data={name: {"entries": section.entries, "scales": section.scales} for name, section in (
             ("pair-data", pairs), ("tree-data", trees), ("correction-data", corrections))
             if section is not None and section.entries},

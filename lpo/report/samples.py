@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from lpo.report.charts import length_bar
 from lpo.report.data import Answer, RunData, Sample
-from lpo.report.scores import MEASURES, MODELS
+from lpo.report.entries import spread
+from lpo.report.scores import MEASURES, measure_of, suites_of
+from lpo.report.suites_data import HELD_OUT, MODELS, TEXT_CHARACTERS, MeasuredData, MetricData
 
-ANSWER_BYTES = 700_000
-SAMPLE_BYTES = 250_000
-TEXT_CHARACTERS = 24_000
+ANSWER_BYTES = 600_000
+"""Room for answers on the page, all suites together."""
+FEWEST_BYTES = 60_000
+"""Room that every suite has, however many there are."""
+SAMPLE_BYTES = 150_000
 REQUEST_CHARACTERS = 4_000
+SCORES_SHOWN = 6
+"""Of one answer."""
 
 _HOW_IT_ENDED = {"stop": "ended by itself", "length": "cut at the token limit", "refused": "refused"}
 
@@ -44,62 +50,97 @@ class Group:
     @property
     def room(self) -> int:
         """Bytes this takes on the page, about."""
-        return len(self.request.encode()) + sum(len(text.text.encode()) + 1500 for text in self.texts)
+        return _escaped(self.request) + sum(_escaped(text.text) + 1500 for text in self.texts)
+
+
+@dataclass(frozen=True)
+class SuiteTexts:
+    """Answers to the prompts of one suite."""
+
+    key: str
+    title: str
+    groups: tuple[Group, ...]
+    left_out: int
 
 
 @dataclass(frozen=True)
 class SampleSection:
     """Everything the section on samples shows."""
 
-    answers: tuple[Group, ...]
-    answers_left_out: int
+    suites: tuple[SuiteTexts, ...]
     progress: tuple[Group, ...]
     progress_left_out: int
+    paired: bool
+    """Do two models answer the same prompts?"""
 
 
 def sample_section(run: RunData) -> SampleSection | None:
     """The section on samples, or None before any text was written."""
-    answers = _answers(run)
-    progress = _progress(run)
-    if not answers and not progress:
+    measured = {suite: groups for suite in run.measured if (groups := answer_groups(run, suite))}
+    progress = progress_groups(run)
+    if not measured and not progress:
         return None
-    shown_answers, shown_progress = _fitting(answers, ANSWER_BYTES), _fitting(progress, SAMPLE_BYTES)
-    return SampleSection(shown_answers, len(answers) - len(shown_answers), shown_progress,
-                         len(progress) - len(shown_progress))
+    room = max(FEWEST_BYTES, ANSWER_BYTES // max(1, len(measured)))
+    shown = {suite: _fitting(groups, room) for suite, groups in measured.items()}
+    shown_progress = _fitting(progress, SAMPLE_BYTES)
+    titles = _titles(run)
+    return SampleSection(
+        tuple(SuiteTexts(suite, titles.get(suite, suite), groups, len(measured[suite]) - len(groups))
+              for suite, groups in shown.items()), shown_progress, len(progress) - len(shown_progress),
+        paired=any(len(answers) > 1 for answers in run.measured.values()))
+
+
+def _titles(run: RunData) -> dict[str, str]:
+    known = {} if run.scores is None else {suite.suite: suite.title for suite in suites_of(run.scores)}
+    return {HELD_OUT: "Held-out prompts"} | known
 
 
 def _fitting(groups: list[Group], room: int) -> tuple[Group, ...]:
-    kept: list[Group] = []
-    for group in groups:
+    """Groups spread evenly over the file, as many as there is room for, in the order of the file."""
+    kept: list[tuple[int, Group]] = []
+    for index, group in spread(groups):
         room -= group.room
         if room < 0:
             break
-        kept.append(group)
-    return tuple(kept)
+        kept.append((index, group))
+    return tuple(group for _, group in sorted(kept, key=lambda item: item[0]))
 
 
-def _answers(run: RunData) -> list[Group]:
-    by_prompt: dict[str, dict[str, Answer]] = {}
+def answer_groups(run: RunData, suite: str) -> list[Group]:
+    """The answers to each prompt of a suite, model beside model."""
+    by_prompt: dict[str, dict[str, MeasuredData]] = {}
     for model in MODELS:
-        for answer in run.answers.get(model, ()):
-            by_prompt.setdefault(answer.prompt_id, {})[model] = answer
+        for row in run.measured.get(suite, {}).get(model, ()):
+            by_prompt.setdefault(row.answer.prompt_id, {})[model] = row
+    scores = [] if run.scores is None else [one for one in suites_of(run.scores) if one.suite == suite]
+    metrics = scores[0].metrics if scores else ()
     groups: list[Group] = []
     for index, both in enumerate(by_prompt.values()):
         known = next(iter(both.values()))
-        texts = tuple(_answer(both[model], f"answer-{index}-{model}") for model in MODELS if model in both)
-        groups.append(Group(_shortened(known.request), known.kind, texts))
+        texts = tuple(_answer(both[model], metrics, f"answer-{suite}-{index}-{model}")
+                      for model in MODELS if model in both)
+        groups.append(Group(_shortened(known.answer.request), known.group if suite != HELD_OUT else known.answer.kind,
+                            texts))
     return groups
 
 
-def _answer(answer: Answer, key: str) -> Text:
-    scores = [(measure.name, measure.write(value)) for measure in MEASURES
-              if (value := answer.scores.get(measure.key.removesuffix("_score"))) is not None]
-    if answer.judgement is not None and answer.judgement.unscored is not None:
-        scores.append(("Judge", f"no score: {answer.judgement.unscored}"))
-    return _text(answer, answer.model, answer.model, key, tuple(scores))
+def _answer(row: MeasuredData, metrics: tuple[MetricData, ...], key: str) -> Text:
+    answer, values = row.answer, row.values
+    if values or row.unscored:
+        measures = [measure_of(metric) for metric in metrics if metric.unit != "words" and metric.key != "ended"]
+        scores = [(measure.name, f"no score: {row.unscored[measure.key]}" if value is None else measure.write(value))
+                  for measure in measures
+                  if (value := values.get(measure.key)) is not None or measure.key in row.unscored][:SCORES_SHOWN]
+    else:
+        scores = [(measure.name, measure.write(value)) for measure in MEASURES
+                  if (value := answer.scores.get(measure.key.removesuffix("_score"))) is not None]
+        if answer.judgement is not None and answer.judgement.unscored is not None:
+            scores.append(("Judge", f"no score: {answer.judgement.unscored}"))
+    return _text(answer, answer.model, answer.model, key, tuple(scores), row.characters)
 
 
-def _progress(run: RunData) -> list[Group]:
+def progress_groups(run: RunData) -> list[Group]:
+    """What was written for each prompt as training went on."""
     by_prompt: dict[str, list[Sample]] = {}
     for row in run.samples:
         by_prompt.setdefault(row.prompt_id, []).append(row)
@@ -112,12 +153,19 @@ def _progress(run: RunData) -> list[Group]:
     return groups
 
 
-def _text(row: Answer | Sample, label: str, css: str, key: str, scores: tuple[tuple[str, str], ...] = ()) -> Text:
+def _text(row: Answer | Sample, label: str, css: str, key: str, scores: tuple[tuple[str, str], ...] = (),
+          characters: int | None = None) -> Text:
     asked = f" of {row.target_words:,} words asked" if row.target_words else " words"
-    return Text(label=label, css=css, text=row.text[:TEXT_CHARACTERS], left_out=max(0, len(row.text) - TEXT_CHARACTERS),
+    whole = len(row.text) if characters is None else characters
+    return Text(label=label, css=css, text=row.text[:TEXT_CHARACTERS], left_out=max(0, whole - TEXT_CHARACTERS),
                 length=f"{row.words:,}{asked}", bar=length_bar(key, row.words, row.target_words, css),
                 finish=_HOW_IT_ENDED.get(row.finish, row.finish), scores=scores)
 
 
 def _shortened(request: str) -> str:
     return request if len(request) <= REQUEST_CHARACTERS else f"{request[:REQUEST_CHARACTERS]}…"
+
+
+def _escaped(text: str) -> int:
+    """Bytes of a text inside HTML."""
+    return len(escape(text).encode())

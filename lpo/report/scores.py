@@ -1,17 +1,16 @@
-"""The scores of base and trained model: what each measure means, the table, and the interval plots."""
+"""What each measure means and how its values, intervals and differences are written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from markupsafe import Markup
 
-from lpo.report.charts import IntervalRow, difference_mark, interval_chart
-from lpo.report.data import Interval, RunData, Scores
-
-MODELS = ("base", "trained")
+from lpo.report.charts import plain
+from lpo.report.data import Interval, Scores
+from lpo.report.suites_data import HELD_OUT, MetricData, SuiteData
 
 
 class Direction(StrEnum):
@@ -129,21 +128,6 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class ScoreRow:
-    """A line of the table of scores."""
-
-    name: str
-    meaning: str
-    base: Cell
-    trained: Cell
-    difference: Cell
-    verdict: Verdict
-    mark: Markup
-    n: str
-    unscored: str
-
-
-@dataclass(frozen=True)
 class Figure:
     """A chart with its caption."""
 
@@ -155,110 +139,57 @@ class Figure:
     """The numbers of the chart, where no table of the page holds them."""
 
 
-@dataclass(frozen=True)
-class ScoreSection:
-    """Everything the section on scores shows."""
-
-    rows: tuple[ScoreRow, ...]
-    figures: tuple[Figure, ...]
-    buckets: Figure | None
-    accuracy: Figure | None
-    decoding: tuple[tuple[str, str], ...]
-    dots_without_line: bool
-    """Is there a mean without an interval?"""
-
-
-def score_section(run: RunData) -> ScoreSection | None:
-    """The section on scores, or None before the evaluation."""
-    scores = run.scores
-    if scores is None:
-        return None
-    measured = [measure for measure in MEASURES if any(_taken(scores, model, measure) for model in MODELS)]
-    return ScoreSection(
-        rows=tuple(_row(scores, measure) for measure in measured),
-        figures=tuple(_figure(scores, measure) for measure in measured),
-        buckets=_buckets(scores),
-        accuracy=_accuracy(scores, run.held_out_pairs),
-        decoding=tuple((name, str(value)) for name, value in scores.decoding.items() if value is not None),
-        dots_without_line=any(interval.mean is not None and interval.bounds is None
-                              for values in (*scores.models.values(), *scores.buckets.values())
-                              for interval in values.values()),
-    )
-
-
-def _taken(scores: Scores, model: str, measure: Measure) -> bool:
-    """Was the measure taken at all? A judge that was switched off leaves it without a single answer."""
-    interval = scores.models.get(model, {}).get(measure.key, Interval())
-    return interval.n + interval.unscored > 0
-
-
-def _row(scores: Scores, measure: Measure) -> ScoreRow:
-    base, trained = (scores.models.get(model, {}).get(measure.key, Interval()) for model in MODELS)
-    difference = scores.difference.get(measure.key, Interval())
-    verdict = measure.direction.verdict(difference)
-    mark = Markup("")
-    if difference.bounds is not None:
-        low, mean, high = (signed(measure, value) for value in difference.bounds)
-        mark = difference_mark(f"difference-{measure.key}", f"{measure.name}: {mean}, interval from {low} to {high}",
-                               difference.bounds, verdict.name.lower())
-    return ScoreRow(
-        name=measure.name, meaning=f"{measure.meaning}; {measure.direction}",
-        base=_cell(measure, base), trained=_cell(measure, trained), difference=_cell(measure, difference, signed),
-        verdict=verdict, mark=mark, n=f"{base.n} / {trained.n} / {difference.n}",
-        unscored=f"{base.unscored} / {trained.unscored}",
-    )
-
-
-def _cell(measure: Measure, interval: Interval, write: Write = level) -> Cell:
+def cell(measure: Measure, interval: Interval, write: Write = level) -> Cell:
+    """A value with its interval, or a dash."""
     if interval.mean is None:
         return Cell("–")
     return Cell(write(measure, interval.mean), bracket(measure, interval, write))
 
 
-def _interval_rows(base: Interval, trained: Interval) -> list[IntervalRow]:
-    return [IntervalRow(model, model, interval.mean, interval.bounds)
-            for model, interval in zip(MODELS, (base, trained), strict=True)]
+UNITS: Mapping[str, tuple[Callable[[float], str], tuple[float, float] | None]] = {
+    "points": (points, (0.0, 100.0)), "share": (percent, (0.0, 1.0)), "score": (unit, None), "words": (whole, None),
+}
+"""How the scores of a suite are written, and the ends of their axis where the whole scale is worth showing."""
+DIRECTIONS: Mapping[str, Direction] = {"up": Direction.UP, "down": Direction.DOWN}
 
 
-def _figure(scores: Scores, measure: Measure) -> Figure:
-    base, trained = (scores.models.get(model, {}).get(measure.key, Interval()) for model in MODELS)
-    return Figure(measure.name, str(measure.direction), interval_chart(
-        f"score-{measure.key}", measure.name, _described(measure, base, trained), _interval_rows(base, trained),
-        write=measure.write, span=measure.span))
+def measure_of(metric: MetricData) -> Measure:
+    """How a score of a suite is read and written."""
+    write, span = UNITS.get(metric.unit, (plain, None))
+    direction = DIRECTIONS.get(metric.better, Direction.NEITHER)
+    return Measure(metric.key, metric.name, metric.meaning, direction, write,
+                   span if direction is Direction.UP else None)
 
 
-def _described(measure: Measure, base: Interval, trained: Interval) -> str:
-    parts = [f"{model}: {_cell(measure, interval).value} {bracket(measure, interval)}".rstrip()
-             for model, interval in zip(MODELS, (base, trained), strict=True)]
-    return f"{measure.meaning}. {'; '.join(parts)}"
+def in_sentence(name: str) -> str:
+    """A name inside a sentence: `length score`, but `S_l` and `CR` as they are."""
+    words = name.replace(" ", "")
+    return name[0].lower() + name[1:] if words.isalpha() and name[1:].islower() else name
 
 
-def _buckets(scores: Scores) -> Figure | None:
-    """Length scores by the length asked for."""
-    names = list(dict.fromkeys(name for model in MODELS for name, interval in scores.buckets.get(model, {}).items()
-                               if interval.n + interval.unscored))
-    if not names:
-        return None
-    length = MEASURE["length_score"]
-    rows: list[IntervalRow] = []
-    table: list[tuple[str, ...]] = []
-    for name in names:
-        for model in MODELS:
-            interval = scores.buckets.get(model, {}).get(name, Interval())
-            rows.append(IntervalRow(name if model == "base" else "", model, interval.mean, interval.bounds))
-            table.append((name, model, _cell(length, interval).value, bracket(length, interval), str(interval.n)))
-    described = "; ".join(" ".join(row) for row in table)
-    return Figure(
-        "Length score by words asked", "the first line of each is the base model",
-        interval_chart("buckets", "Length score by words asked", described, rows, write=length.write, span=length.span),
-        ("words asked", "model", "score", "interval", "n"), tuple(table))
+def suites_of(scores: Scores) -> tuple[SuiteData, ...]:
+    """The suites of an evaluation, held-out prompts first. One that was stored before there were suites measured those
+    alone.
+    """
+    if scores.suites:
+        return tuple(sorted(scores.suites.values(), key=lambda suite: suite.suite != HELD_OUT))
+    if not scores.models:
+        return ()
+    metrics = tuple(MetricData(key=measure.key, name=measure.name, meaning=measure.meaning, unit=_UNIT_OF[measure.key],
+                               better={Direction.UP: "up", Direction.DOWN: "down"}.get(measure.direction, "neither"))
+                    for measure in MEASURES
+                    if any(_taken(values.get(measure.key)) for values in scores.models.values()))
+    return (SuiteData(
+        suite=HELD_OUT, title="Held-out prompts", n_prompts=scores.n_prompts, metrics=metrics,
+        group_name="words asked", models=scores.models, difference=scores.difference,
+        groups={model: {name: {"length_score": interval} for name, interval in buckets.items()}
+                for model, buckets in scores.buckets.items()}, decoding=scores.decoding),)
 
 
-def _accuracy(scores: Scores, pairs: int) -> Figure | None:
-    if not scores.preference_accuracy:
-        return None
-    base, trained = (scores.preference_accuracy.get(model, Interval()) for model in MODELS)
-    counted = f"{pairs} held-out pairs" if pairs else f"n = {trained.n}"
-    return Figure(ACCURACY.name, f"{ACCURACY.meaning}; {counted}; the thin line is chance", interval_chart(
-        "accuracy", ACCURACY.name, _described(ACCURACY, base, trained), _interval_rows(base, trained),
-        write=ACCURACY.write, span=ACCURACY.span, reference=0.5))
+_UNIT_OF: Mapping[str, str] = {"length_score": "points", "judge": "score", "repetition": "share", "ended": "share",
+                               "words": "words"}
+
+
+def _taken(interval: Interval | None) -> bool:
+    """Was the measure taken at all? A judge that was switched off leaves it without a single answer."""
+    return interval is not None and interval.n + interval.unscored > 0

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from lpo.report.data import Interval, RunData
 from lpo.report.kinds import RunKind
-from lpo.report.scores import MEASURE, bracket, signed
+from lpo.report.scores import bracket, in_sentence, measure_of, signed, suites_of
+from lpo.report.suites_data import HELD_OUT
 
 
 def plural(count: int, noun: str, many: str | None = None) -> str:
@@ -60,20 +61,29 @@ def _looked_at(run: RunData) -> str:
             return f"{plural(counts.scripts.segments, 'segment')}, {counts.scripts.changed:,} corrected"
         case RunKind.PLANS:
             return plural(run.candidates, "section")
+        case RunKind.MEASURED:
+            return plural(sum(len(rows) for rows in run.answers.values()), "answer")
 
 
 def _headline(run: RunData) -> str:
-    scores = run.scores
-    assert scores is not None
-    length = MEASURE["length_score"]
-    base, trained = (scores.models.get(model, {}).get(length.key, Interval()) for model in ("base", "trained"))
-    if base.mean is None or trained.mean is None:
-        return "answers written, no length score"
-    text = f"length score {length.write(base.mean)} → {length.write(trained.mean)}"
-    difference = scores.difference.get(length.key, Interval())
+    """The main score of the first suite."""
+    assert run.scores is not None
+    suites = [suite for suite in suites_of(run.scores) if suite.metrics]
+    if not suites:
+        return "answers written, no score"
+    suite, measure = suites[0], measure_of(suites[0].metrics[0])
+    name = measure.name if suite.suite == HELD_OUT else f"{suite.title} {measure.name}"
+    levels = [suite.of(model, measure.key) for model in suite.names]
+    if any(level.mean is None for level in levels):
+        return f"answers written, no {in_sentence(measure.name)}"
+    text = f"{in_sentence(name)} {' → '.join(measure.write(level.mean or 0.0) for level in levels)}"
+    if len(levels) == 1:
+        ends = bracket(measure, levels[0])
+        return f"{text}, 95 % interval {ends}" if ends else f"{text}, too few answers for an interval"
+    difference = suite.difference.get(measure.key, Interval())
     if difference.bounds is None:
         return f"{text}, too few answers for an interval"
-    return f"{text}, 95 % interval of the change {bracket(length, difference, signed)}"
+    return f"{text}, 95 % interval of the change {bracket(measure, difference, signed)}"
 
 
 def training_steps(run: RunData) -> int:
@@ -99,6 +109,13 @@ class Station:
 def stations(run: RunData) -> tuple[Station, ...]:
     """The way of the run, stage by stage, with the time and the calls each took."""
     build, scores = run.build, run.scores
+    answers = sum(len(rows) for measured in run.measured.values() for rows in measured.values())
+    asked = sum(suite.n_prompts for suite in suites_of(scores)) if scores else 0
+    if run.kind is RunKind.MEASURED:
+        suites = len(suites_of(scores)) if scores else 0
+        return (Station.of(asked, "prompt", (), scores is not None),
+                Station.of(answers, "answer", _took(run, "eval"), scores is not None),
+                Station.of(suites, "suite", (), scores is not None))
     prompts = Station.of(build.prompts if build else 0, "prompt", (), build is not None)
     rejected = (f"{sum(build.rejected.values()):,} rejected",) if build else ()
     if not run.kind.gives_pairs:
@@ -109,8 +126,7 @@ def stations(run: RunData) -> tuple[Station, ...]:
         return prompts, _written(run), pairs
     steps = training_steps(run)
     learned = [f"on {plural(run.training.used, 'pair')}"] if run.training else []
-    answers = sum(len(rows) for rows in run.answers.values())
-    to = (f"to {plural(scores.n_prompts, 'prompt')}",) if scores else ()
+    to = (f"to {plural(asked, 'prompt')}",) if scores else ()
     return (
         prompts,
         _written(run),
@@ -132,7 +148,7 @@ def _written(run: RunData) -> Station:
                 f"of {plural(scripts.scripts, 'answer')}", f"{scripts.changed:,} corrected"]
         case RunKind.PLANS:
             number, name, details = counts.written, "answer", [f"of {plural(run.candidates, 'section')}"]
-        case RunKind.STEPS:
+        case RunKind.STEPS | RunKind.MEASURED:
             pass
     built = run.build is not None
     return Station.of(number, name, (*(details if built else ()), *_took(run, "build")), built)
@@ -162,6 +178,8 @@ def rerun_command(run: RunData, *extra: str) -> str:
     config = str(run.folder / "config.yaml")
     if run.scored is not None:
         return shlex.join(["lpo", "score", run.scored.file, "--config", config, *(extra or ("--to", run.name))])
+    if run.kind is RunKind.MEASURED:
+        return shlex.join(["lpo", "eval", config, *extra])
     return shlex.join(["lpo", "run" if run.kind.trains else "build", config, *extra])
 
 
