@@ -172,8 +172,7 @@ def summarise_suite(
     """
     draws = {"seed": seed, "resamples": resamples}
     measured = [metric for metric in suite.metrics
-                if any(row.values.get(key, 0.0) is not None or key in row.unscored
-                       for key in _keys(metric) for of_model in rows.values() for row in of_model if key in row.values)]
+                if any(_was_measured(metric, row) for of_model in rows.values() for row in of_model)]
     paired = "base" in rows and "trained" in rows
 
     def scores(inside: Sequence[Measured]) -> dict[str, Interval]:
@@ -203,8 +202,10 @@ def summarise_suite(
     )
 
 
-def _keys(metric: Metric) -> set[str]:
-    return {key for factor in metric.factors or ((metric.key, None),) for key in factor if key is not None}
+def _was_measured(metric: Metric, row: Measured) -> bool:
+    """Has the answer a value for it, or a reason why it has none? Without a judge it has neither."""
+    keys = {key for factor in metric.factors or ((metric.key, None),) for key in factor if key is not None}
+    return all(row.values.get(key) is not None or key in row.unscored for key in keys)
 
 
 def _by_prompt(metric: Metric, rows: Sequence[Measured]) -> dict[str, Ratios | None]:
