@@ -1,0 +1,72 @@
+"""The comparison: several runs on one self-contained HTML page that reaches for nothing outside itself.
+
+The page has no script at all; which runs are shown is chosen by boxes that the style sheet reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lpo.report.comparison_charts import run_key
+from lpo.report.comparison_data import ComparedRun, Comparison, read_compared, read_comparison
+from lpo.report.comparison_runs import comparison_caveats, differing_settings, headline, stage_blocks
+from lpo.report.comparison_scores import suite_views
+from lpo.report.comparison_texts import length_figures, read_answers, suite_texts
+from lpo.report.comparison_training import training_view
+from lpo.report.comparison_wins import win_matrices
+from lpo.report.page import content_policy
+from lpo.storage import write_atomic
+
+STYLES = ("report.css", "comparison.css")
+
+
+def write_comparison(page: Path, runs: Sequence[Path], comparison: Mapping[str, Any] | None) -> Path:
+    """Write the page that compares runs.
+
+    Args:
+        page: The file to write.
+        runs: Run directories, two to eight; differences are to the first.
+        comparison: What was computed over their evaluations, in the same order, as JSON values: `runs` (names),
+            `models` (run -> which of its models), `suites` (suite -> scores, groups, differences with `interval` and
+            `p`, curves, ...) and `win_rates` (suite -> run -> other run -> `interval`, `lc`, 0–100). None: nothing
+            was; the page then shows what the directories themselves hold.
+
+    Returns:
+        The page.
+
+    Raises:
+        DataError: There are too few or too many runs, a folder is missing, or a file is damaged.
+    """
+    found = read_comparison(comparison, runs)
+    write_atomic(page, render_comparison(read_compared(runs, found), found))
+    return page
+
+
+def render_comparison(runs: Sequence[ComparedRun], comparison: Comparison) -> str:
+    """The page as HTML. All texts pass through Jinja's escaping, and the Content-Security-Policy allows this style
+    sheet and nothing else: no script, no picture, no request.
+
+    Raises:
+        DataError: A file of a run is damaged.
+    """
+    environment = Environment(loader=PackageLoader("lpo.report", ""), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)
+    css = "".join(resources.files("lpo.report").joinpath(name).read_text(encoding="utf-8") for name in STYLES)
+    answers = read_answers(runs, comparison)
+    settings = differing_settings(runs)
+    lengths = length_figures(answers, comparison)
+    suites = suite_views(comparison, runs)
+    return environment.get_template("comparison.html.jinja").render(
+        runs=runs, keys={run.letter: run_key(run.index) for run in runs}, settings=settings, suites=suites,
+        lengths=lengths, more_lengths=[figure for name, figure in lengths.items() if name not in comparison.suites],
+        wins=win_matrices(comparison, runs), training=training_view(runs),
+        texts=suite_texts(answers, comparison, runs), stages=stage_blocks(runs),
+        headline=headline(comparison, runs), caveats=comparison_caveats(comparison, runs, settings),
+        today=datetime.now().strftime("%Y-%m-%d %H:%M"), css=css, policy=content_policy(css, ""),
+    )

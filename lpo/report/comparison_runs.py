@@ -1,0 +1,236 @@
+"""The runs of a comparison themselves: what tells their settings apart, what a reader must know, time and cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lpo.records import Usage
+from lpo.report.comparison_data import ComparedRun, Comparison, Difference
+from lpo.report.comparison_scores import verdict_of
+from lpo.report.data import Stage
+from lpo.report.honesty import Caveat, Weight
+from lpo.report.scores import Verdict, bracket, measure_of, signed
+from lpo.report.stored import Interval
+from lpo.report.story import duration, plural
+
+PLACES = ("name", "runs_dir")
+"""Settings that say where a run is kept, not what it does."""
+VALUE_CHARACTERS = 160
+NOT_SET = "–"
+_SECTION = "as below"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting that is not the same in all runs."""
+
+    path: str
+    values: tuple[str, ...]
+    """Run by run."""
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """What one stage of one run took."""
+
+    run: ComparedRun
+    status: str
+    time: str
+    calls: str
+    tokens: str
+    memory: str
+    cost: str
+
+
+@dataclass(frozen=True)
+class StageBlock:
+    """One stage of all runs."""
+
+    name: str
+    rows: tuple[StageRow, ...]
+
+
+def differing_settings(runs: Sequence[ComparedRun]) -> tuple[Setting, ...]:
+    """The settings in which the resolved configurations differ, in the order in which they stand there. Those of a
+    stage that a run has not gone through have done nothing, and are compared among the other runs.
+    """
+    configs = [_used(run) for run in runs]
+    rows = (Setting(path, tuple(_shown(_at(config, path)) for config in configs)) for path in _paths(configs)
+            if path not in PLACES and len({repr(_at(config, path)) for config in configs
+                                           if path.partition(".")[0] in config}) > 1)
+    return tuple(rows)
+
+
+class _Missing:
+    """Stands for a setting that is not there, which is not the same as one that is null."""
+
+    def __repr__(self) -> str:
+        return NOT_SET
+
+
+_MISSING = _Missing()
+
+
+def _used(run: ComparedRun) -> Mapping[str, Any]:
+    stages = run.manifest.stages
+    idle = {name for name, stage in (("build", "build"), ("critic", "build"), ("train", "train"))
+            if stages and stage not in stages}
+    return {name: section for name, section in run.config.items() if name not in idle}
+
+
+def _paths(configs: Sequence[Mapping[str, Any]], above: str = "") -> Iterator[str]:
+    """Every path that leads to a value in one of the configurations, each section before what is in it."""
+    for key in dict.fromkeys(key for config in configs for key in config):
+        found = [config[key] for config in configs if key in config]
+        inner = [value for value in found if isinstance(value, Mapping) and value]
+        if len(inner) < len(found):
+            yield f"{above}{key}"
+        yield from _paths(inner, f"{above}{key}.")
+
+
+def _at(config: Mapping[str, Any], path: str) -> Any:
+    """The value at a path; of a section, whose settings have lines of their own, that it is one."""
+    value: Any = config
+    for key in path.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return _MISSING
+        value = value[key]
+    return _SECTION if isinstance(value, Mapping) and value else value
+
+
+def _shown(value: Any) -> str:
+    """A value as it is written in YAML, in one line."""
+    text = str(value) if isinstance(value, (str, _Missing)) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= VALUE_CHARACTERS else f"{text[:VALUE_CHARACTERS - 1]}…"
+
+
+def headline(comparison: Comparison, runs: Sequence[ComparedRun]) -> str:
+    """The first score of the first suite, in one sentence."""
+    for suite in comparison.suites.values():
+        for metric in suite.metrics[:1]:
+            measure = measure_of(metric)
+            measured = [run for run in runs if run.name in suite.scores]
+            said: list[str] = []
+            for run in measured:
+                score = suite.scores[run.name].get(measure.key, Interval())
+                if score.mean is not None:
+                    change = suite.difference.get(run.name, {}).get(measure.key)
+                    said.append(f"{run.letter} {measure.write(score.mean)}" + (
+                        f" (difference to {measured[0].letter} {bracket(measure, change.interval, signed)},"
+                        f" {verdict_of(measure, change)[1]})" if change is not None else ""))
+            if said:
+                return f"{measure.name} on {suite.title}: {'; '.join(said)}."
+    return "None of these runs has been evaluated yet." if not comparison.suites else "Nothing was scored."
+
+
+def comparison_caveats(comparison: Comparison, runs: Sequence[ComparedRun],
+                       settings: Sequence[Setting]) -> tuple[Caveat, ...]:
+    """What a reader must know before the numbers, from the runs themselves; what matters most first."""
+    found = [*_on_evaluation(comparison, runs), *_on_chance(comparison, runs), *_on_causes(runs, settings)]
+    return tuple(sorted(found, key=lambda caveat: list(Weight).index(caveat.weight)))
+
+
+def _on_evaluation(comparison: Comparison, runs: Sequence[ComparedRun]) -> Iterator[Caveat]:
+    silent = [run for run in runs if not any(run.name in suite.scores for suite in comparison.suites.values())]
+    if silent:
+        yield Caveat(Weight.WARNING, f"Without an evaluation, so without scores here: {_named(silent)}.")
+    for suite in comparison.suites.values():
+        for warning in suite.warnings:
+            yield Caveat(Weight.WARNING, f"{suite.title}: {warning.rstrip('.')}.")
+        absent = [run for run in runs if run.name not in suite.scores and run not in silent]
+        if absent:
+            yield Caveat(Weight.NOTE, f"{suite.title} was not measured for {_named(absent)}.")
+
+
+def _on_chance(comparison: Comparison, runs: Sequence[ComparedRun]) -> Iterator[Caveat]:
+    verdicts = [verdict for verdict, _ in _differences(comparison, runs)]
+    if not verdicts:
+        return
+    tests = sum(verdict is not Verdict.NOT_MEASURED for verdict in verdicts)
+    decided = sum(verdict in (Verdict.BETTER, Verdict.WORSE, Verdict.CHANGED) for verdict in verdicts)
+    if tests and not decided:
+        yield Caveat(Weight.WARNING, f"None of the {plural(tests, 'difference')} is more than chance "
+                     "can explain: these evaluations do not tell the runs apart.")
+    if tests >= 10:
+        yield Caveat(Weight.NOTE, (
+            f"The tables of scores hold {tests} differences, each tested by itself. Were all runs equal, about "
+            f"{max(1, round(tests * 0.05))} of them would still leave out zero: trust those that were foreseen, and "
+            "several that agree."))
+    wide = sum(verdict is Verdict.NO_INTERVAL for verdict in verdicts)
+    if wide:
+        yield Caveat(Weight.NOTE, f"{plural(wide, 'difference')} rest{'s' if wide == 1 else ''} on too few prompts for "
+                     "an interval.")
+
+
+def _differences(comparison: Comparison, runs: Sequence[ComparedRun]) -> Iterator[tuple[Verdict, Difference]]:
+    for suite in comparison.suites.values():
+        for metric in suite.metrics:
+            for run in runs:
+                change = suite.difference.get(run.name, {}).get(metric.key)
+                if change is not None:
+                    yield verdict_of(measure_of(metric), change)[0], change
+
+
+def _on_causes(runs: Sequence[ComparedRun], settings: Sequence[Setting]) -> Iterator[Caveat]:
+    paths = {setting.path for setting in settings}
+    configured = [run for run in runs if run.config]
+    if len(configured) < len(runs):
+        missing = [run for run in runs if run not in configured]
+        yield Caveat(Weight.NOTE, f"The configuration of {_named(missing)} is not there, so its settings cannot be "
+                     "compared.")
+    elif not paths:
+        yield Caveat(Weight.NOTE, "All settings are equal: what differs between the runs is chance, or the code.")
+    elif paths == {"seed"}:
+        yield Caveat(Weight.NOTE, "Only the seed differs: the spread between these runs is that of chance.")
+    elif len(paths - {"seed"}) > 1:
+        yield Caveat(Weight.NOTE, f"The runs differ in {plural(len(paths), 'setting')}: no difference of scores "
+                     "belongs to one of them alone.")
+    for name, values in (("prompts", {run.manifest.prompts_hash for run in runs}),
+                         ("versions of lpo", {run.manifest.lpo for run in runs})):
+        if len(values - {None}) > 1:
+            yield Caveat(Weight.NOTE, f"The runs were made with different {name}.")
+    machines = {json.dumps(run.manifest.hardware, sort_keys=True, default=str) for run in runs if run.manifest.hardware}
+    if len(machines) > 1:
+        yield Caveat(Weight.NOTE, "The runs were made on different hardware: their times cannot be compared.")
+
+
+def _named(runs: Sequence[ComparedRun]) -> str:
+    return ", ".join(f"{run.letter} ({run.name})" for run in runs)
+
+
+def stage_blocks(runs: Sequence[ComparedRun]) -> tuple[StageBlock, ...]:
+    """Time and cost of every stage, run by run, and of all stages together."""
+    names = list(dict.fromkeys(name for run in runs for name in run.manifest.stages))
+    blocks = [StageBlock(name, tuple(_stage(run, run.manifest.stages.get(name)) for run in runs)) for name in names]
+    if len(names) > 1:
+        blocks.append(StageBlock("all stages", tuple(_stage(run, _total(run)) for run in runs)))
+    return tuple(blocks)
+
+
+def _total(run: ComparedRun) -> Stage | None:
+    stages = list(run.manifest.stages.values())
+    if not stages:
+        return None
+    seconds = [stage.seconds for stage in stages if stage.seconds is not None]
+    memory = [stage.peak_memory_mb for stage in stages if stage.peak_memory_mb is not None]
+    used = [stage.usage for stage in stages if stage.usage is not None]
+    complete = all(stage.status == "complete" for stage in stages)
+    return Stage(status="complete" if complete else "not complete", seconds=sum(seconds) if seconds else None,
+                 peak_memory_mb=max(memory, default=None), usage=sum(used, Usage()) if used else None)
+
+
+def _stage(run: ComparedRun, stage: Stage | None) -> StageRow:
+    if stage is None:
+        return StageRow(run, "not run", "", "", "", "", "")
+    usage = stage.usage
+    return StageRow(
+        run, stage.status, "" if stage.seconds is None else duration(stage.seconds),
+        "" if usage is None else f"{usage.calls:,}" + (f" + {usage.cached:,} from the journal" if usage.cached else ""),
+        "" if usage is None else f"{usage.tokens_in:,} read, {usage.tokens_out:,} written",
+        "" if stage.peak_memory_mb is None else f"{stage.peak_memory_mb / 1024:.1f} GB",
+        "no prices given" if usage is not None and usage.cost is None else
+        "" if usage is None else f"{usage.cost:,.2f}",
+    )
