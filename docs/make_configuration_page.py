@@ -27,7 +27,7 @@ SECTIONS = {
     "eval.checklist": eval_config.ChecklistConfig, "eval.clear": eval_config.ClearConfig,
     "eval.mmlongbench_write": eval_config.MMLongBenchWriteConfig, "eval.along": eval_config.AlongConfig,
     "eval.pairwise": eval_config.PairwiseConfig, "eval.guard": eval_config.GuardConfig,
-    "policy.sampling": config.SamplingConfig, "policy.prices": config.Prices,
+    "measured": config.MeasuredConfig, "policy.sampling": config.SamplingConfig, "policy.prices": config.Prices,
 }
 HEADER = """# Every key of a configuration
 

@@ -213,6 +213,15 @@ class TrainConfig(Section):
         return self
 
 
+class MeasuredConfig(Section):
+    """The models of the evaluation, where they are not to run in this process by transformers."""
+
+    base: ModelConfig
+    """The model before training: on a server, say, or on vLLM's engine."""
+    trained: ModelConfig
+    """The model after it, as that back end names it: merged weights, or a server that loads the adapter."""
+
+
 class RunConfig(Section):
     """A whole experiment."""
 
@@ -231,6 +240,8 @@ class RunConfig(Section):
     build: BuildConfig = BuildConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    measured: MeasuredConfig | None = None
+    """Null: the policy's weights and the trained ones, run in this process."""
 
     @model_validator(mode="after")
     def _critic_is_used(self) -> RunConfig:

@@ -224,6 +224,7 @@ def _win_rates(folder: Path, judging: Compared, rows: Mapping[str, Sequence[Meas
                resamples: int) -> dict[str, Any]:
     """Every pair of runs, compared answer by answer by the first run's judge."""
     from lpo.evaluation.pairwise import compare_answers, summarise_pairwise
+    from lpo.evaluation.win_rates import win_matrix
     from lpo.run.directory import RunDirectory
 
     config = RunConfig.model_validate(find_run(str(judging.folder)).stored_values())
@@ -232,7 +233,7 @@ def _win_rates(folder: Path, judging: Compared, rows: Mapping[str, Sequence[Meas
 
     async def work(models: Models) -> dict[str, Any]:
         judge = judge_model(judge_config(config), models)
-        rates: dict[str, Any] = {name: {} for name in names}
+        rates: list[tuple[str, str, Interval, Interval | None]] = []
         done = 0
         with reporter.bar("pairwise", sum(len(rows[a]) for a, _ in pairs), "comparisons") as update:
 
@@ -252,19 +253,11 @@ def _win_rates(folder: Path, judging: Compared, rows: Mapping[str, Sequence[Meas
                 write_jsonl(path, (row.to_json() for row in found))
                 scores = summarise_pairwise(found, baseline=a, model=b, length_control=True, seed=seed,
                                             resamples=resamples)
-                rates[b][a] = {"interval": scores.win_rate, "lc": scores.lc_win_rate}
-                rates[a][b] = {name: _mirrored(rate) for name, rate in rates[b][a].items()}
-        return _plain(rates)
+                rates.append((a, b, scores.win_rate, scores.lc_win_rate))
+        return {name: {other: rate.to_json() for other, rate in row.items()}
+                for name, row in win_matrix(rates).items()}
 
     return with_models(RunDirectory(folder), reporter, work)
-
-
-def _mirrored(rate: Interval | None) -> Interval | None:
-    """A win-rate (0–100) as seen from the other side."""
-    if rate is None or rate.mean is None:
-        return rate
-    low, high = (None if end is None else 100 - end for end in (rate.high, rate.low))
-    return Interval(100 - rate.mean, low, high, rate.n, rate.unscored)
 
 
 def _file_name(name: str) -> str:

@@ -37,7 +37,8 @@ class Stage(StrEnum):
     def sections(self) -> tuple[str, ...]:
         """The sections of the configuration this stage and those before it depend on."""
         build = ("seed", "prompts", "policy", "judge", "critic", "build")
-        return {Stage.BUILD: build, Stage.TRAIN: (*build, "train"), Stage.EVAL: (*build, "train", "eval")}[self]
+        train = (*build, "train")
+        return {Stage.BUILD: build, Stage.TRAIN: train, Stage.EVAL: (*train, "eval", "measured")}[self]
 
     @property
     def outputs(self) -> tuple[str, ...]:

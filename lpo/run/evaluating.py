@@ -45,8 +45,7 @@ async def evaluate(config: RunConfig, prompts: PromptSet, directory: RunDirector
     Raises:
         DataError: A suite's file is missing or damaged, or no prompt of it is left.
     """
-    weights = final_weights(directory)
-    subjects = (Subject("base", config.trained_model), _trained_model(config, weights))
+    subjects = _subjects(config, final_weights(directory))
     _, pairs = split_groups(load_pairs(directory), config.train.eval_fraction)
     suites = _suites(config, prompts)
     with _Progress(reporter, config, suites, len(subjects), 2 * len(pairs)) as on_done:
@@ -62,7 +61,7 @@ async def evaluate(config: RunConfig, prompts: PromptSet, directory: RunDirector
         resamples=config.eval.bootstrap,
         overlap=_overlap(prompts, suites),
     )
-    guard = _guard(config, directory, subjects, reporter)
+    guard = await _guard(config, directory, subjects, models, reporter)
     return _store(directory, scores.to_json() | _of_suites(results) | {"guard": guard}, results, reporter)
 
 
@@ -82,7 +81,7 @@ async def measure(config: RunConfig, prompts: PromptSet, directory: RunDirectory
     if note is not None and note.model == config.policy.model:
         reporter.say("note: the model judged its own answers; another judge: judge.model=... judge.backend=...")
     scores = {"judge": None if note is None else note.__dict__, "decoding": decoding(config.eval, seed=config.seed),
-              "versions": _versions(), "guard": _guard(config, directory, subjects, reporter)}
+              "versions": _versions(), "guard": await _guard(config, directory, subjects, models, reporter)}
     return _store(directory, scores | _of_suites(results), results, reporter)
 
 
@@ -163,16 +162,21 @@ async def _preferences(models: Models, subject: Subject, pairs: Sequence[Prefere
                                      stop=models.stop)
 
 
-def _trained_model(config: RunConfig, weights: Path) -> Subject:
-    """The trained policy: the base model with the adapter, or the fully trained model in its place."""
+def _subjects(config: RunConfig, weights: Path) -> tuple[Subject, Subject]:
+    """Base and trained policy: the base model with the adapter, or the fully trained model in its place; or whatever
+    the configuration names for them.
+    """
+    if config.measured is not None:
+        return Subject("base", config.measured.base), Subject("trained", config.measured.trained)
+    base = Subject("base", config.trained_model)
     if config.train.peft is not None:
-        return Subject("trained", config.trained_model, weights)
+        return base, Subject("trained", config.trained_model, weights)
     trained: ModelConfig = config.trained_model.model_copy(update={"model": str(weights), "revision": None})
-    return Subject("trained", trained)
+    return base, Subject("trained", trained)
 
 
-def _guard(config: RunConfig, directory: RunDirectory, subjects: Sequence[Subject], reporter: Reporter
-           ) -> dict[str, Any] | None:
+async def _guard(config: RunConfig, directory: RunDirectory, subjects: Sequence[Subject], models: Models,
+                 reporter: Reporter) -> dict[str, Any] | None:
     """General abilities, where asked for."""
     if config.eval.guard is None:
         return None
@@ -180,8 +184,9 @@ def _guard(config: RunConfig, directory: RunDirectory, subjects: Sequence[Subjec
 
     base, *trained = subjects
     after = trained[0] if trained else None
-    return run_guard(config.eval.guard, base=base, trained=after, folder=directory / "eval" / "guard", seed=config.seed,
-                     resamples=config.eval.bootstrap, say=reporter.say).to_json()
+    scores = await run_guard(config.eval.guard, base=base, trained=after, folder=directory / "eval" / "guard",
+                             seed=config.seed, resamples=config.eval.bootstrap, say=reporter.say, stop=models.stop)
+    return scores.to_json()
 
 
 def _answers_of(name: str, results: Sequence[SuiteResult]) -> dict[str, Sequence[Answer]]:

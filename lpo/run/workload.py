@@ -75,7 +75,7 @@ def model_of(config: RunConfig, role: Role) -> ModelConfig:
     if role is Role.JUDGE:
         return judge_config(config)
     if role is Role.MEASURED:
-        return config.trained_model
+        return config.trained_model if config.measured is None else config.measured.base
     if role is Role.POLICY or (config.critic is None and config.build.critique.by == "policy"):
         return config.policy
     return config.critic or judge_config(config)
@@ -105,7 +105,7 @@ def workload(config: RunConfig, build_prompts: int, suites: Sequence[SuiteSize],
     loads = {name: Load(load.role, build_prompts * load.calls, build_prompts * load.read, load.each)
              for name, load in tree.items() if load.calls}
     # A server's weights that are not named are neither trained nor measured; nor is anything where there are no pairs.
-    named = config.policy.backend != "openai" or train.weights is not None
+    named = config.policy.backend != "openai" or train.weights is not None or config.measured is not None
     measured = suites if named and build.gives_pairs else ()
     evaluation = {name: load for suite in measured for name, load in _suite_loads(config, suite, prompt_tokens).items()}
     rows = _tree_rows(config, prompt_tokens) if build.method in SEARCHES else trained_tokens(config, prompt_tokens)

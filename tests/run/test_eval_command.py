@@ -1,6 +1,7 @@
 """`lpo eval` as a person uses it, in processes of its own: a run, a model alone, suites, kills and comparisons."""
 
 import json
+import shutil
 import signal
 import sqlite3
 import time
@@ -94,6 +95,24 @@ def test_what_a_run_says_of_both_models_is_their_difference_prompt_by_prompt(run
     scored = [row["preference"] for row in rows if row["preference"] is not None]
     assert len(rows) == len(changes) and pairwise["win_rate"]["n"] == len(scored)
     assert pairwise["win_rate"]["mean"] == pytest.approx(100 * sum(scored) / len(scored))
+
+
+def test_other_models_can_stand_for_base_and_trained(folder, run):
+    """The same run, but its models run elsewhere: here, another folder of weights."""
+    make_model("llama", seed=7).save_pretrained(folder / "other")
+    make_tokenizer().save_pretrained(folder / "other")
+    shutil.copytree(run, folder / "runs" / "elsewhere")
+    named = [f"measured.{side}.{key}" for side, model in (("base", "./tiny"), ("trained", "./other"))
+             for key in (f"model={model}", "chat_template=plain")]
+    done = lpo("eval", "elsewhere", *named, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    alone = lpo("eval", "./other", *SMALL, "name=other-alone", cwd=folder)
+    assert alone.returncode == 0, alone.stderr
+    texts = [{row["prompt_id"]: row["text"] for row in lines(folder / "runs" / name / "eval" / file)} for name, file in
+             (("elsewhere", "answers.trained.jsonl"), ("other-alone", "answers.model.jsonl"))]
+    shared = texts[0].keys() & texts[1].keys()
+    assert shared and all(texts[0][name] == texts[1][name] for name in shared)
+    assert texts[0] != {row["prompt_id"]: row["text"] for row in lines(run / "eval" / "answers.trained.jsonl")}
 
 
 def test_killed_while_it_writes_the_evaluation_goes_on_and_ends_the_same(folder):
