@@ -77,7 +77,7 @@ class GoldenThreadConfig(SuiteConfig):
     """Spinning the Golden Thread. Tasks and checks are made here, by the published definition."""
 
     length: Literal["16k", "32k"] = "16k"
-    """`16k`: 52 weeks or 100 units; `32k`: 365 days (diary), 300 or 361 units."""
+    """`16k`: 52 weeks or 100 units; `32k`: 365 days (diary, menu), 300 floors or 361 blocks."""
     per_scenario: int = Field(default=100, gt=0)
     """Tasks of each of the four scenarios."""
     units: int | None = Field(default=None, gt=4)

@@ -109,6 +109,10 @@ def _model_config(model: str, overrides: Sequence[str]) -> RunConfig:
         values["policy"]["chat_template"] = default_chat_template(model)
     merged = OmegaConf.to_container(OmegaConf.merge(values, given), resolve=True)
     assert isinstance(merged, dict)
+    judge = merged.get("judge")
+    if isinstance(judge, dict) and "model" not in judge:  # how to judge is said, not who: the model itself
+        shared = {key: value for key, value in merged["policy"].items() if key != "sampling"}
+        merged["judge"] = {**shared, **judge}
     config, issues = validate({str(key): value for key, value in merged.items()})
     raise_issues(issues, "command line")
     assert config is not None
