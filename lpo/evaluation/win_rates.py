@@ -44,10 +44,6 @@ class LengthControlled:
     strength: float
     notes: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
 
 def length_controlled(preferences: Sequence[float], length_differences: Sequence[float], *, seed: int,
                       resamples: int) -> LengthControlled | None:
@@ -96,47 +92,49 @@ def length_controlled(preferences: Sequence[float], length_differences: Sequence
 
 
 @dataclass(frozen=True)
-class WinMatrix:
-    """Win-rates of several models.
+class WinRate:
+    """How often one model's text is preferred to another's, 0–100.
 
     Args:
-        models: Their names, in order of appearance.
-        rates: `rates[i][j]`: how often model i is preferred to model j, 0–100; None where they were not compared.
+        interval: The raw rate.
+        lc: With length taken out; None where it was not.
     """
 
-    models: tuple[str, ...]
-    rates: tuple[tuple[Interval | None, ...], ...]
+    interval: Interval
+    lc: Interval | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
 
 
-def win_matrix(results: Iterable[tuple[str, str, Interval]]) -> WinMatrix:
+def win_matrix(results: Iterable[tuple[str, str, Interval, Interval | None]]) -> dict[str, dict[str, WinRate]]:
     """Put pairwise win-rates together; each comparison fills two cells, which add up to 100.
 
     Args:
-        results: Baseline, model, and how often the model is preferred (0–100).
+        results: Baseline, model, and how often the model is preferred: raw, and with length taken out.
+
+    Returns:
+        Model -> other model -> how often the first one is preferred, models in order of appearance.
 
     Raises:
         UnsoundError: A pair of models stands there twice, or a model is compared with itself.
     """
-    cells: dict[tuple[str, str], Interval] = {}
-    for baseline, model, rate in results:
-        if (model, baseline) in cells or model == baseline:
+    matrix: dict[str, dict[str, WinRate]] = {}
+    for baseline, model, rate, lc in results:
+        of_baseline, of_model = matrix.setdefault(baseline, {}), matrix.setdefault(model, {})
+        if model in of_baseline or model == baseline:
             raise UnsoundError(f"{model!r} and {baseline!r} are compared twice" if model != baseline else
                                f"{model!r} is compared with itself", where="win-rate matrix",
                                mend="give each pair of different models once")
-        cells[model, baseline], cells[baseline, model] = rate, _mirrored(rate)
-    models = tuple(dict.fromkeys(name for model, baseline in cells for name in (baseline, model)))
-    return WinMatrix(models, tuple(tuple(cells.get((one, other)) for other in models) for one in models))
+        of_model[baseline] = WinRate(rate, lc)
+        of_baseline[model] = WinRate(_mirrored(rate), None if lc is None else _mirrored(lc))
+    return matrix
 
 
 def _mirrored(rate: Interval) -> Interval:
-    def turned(value: float | None) -> float | None:
-        return None if value is None else 100 - value
-
-    return Interval(turned(rate.mean), turned(rate.high), turned(rate.low), rate.n, rate.unscored)
+    mean, high, low = (None if end is None else 100 - end for end in (rate.mean, rate.low, rate.high))
+    return Interval(mean, low, high, rate.n, rate.unscored)
 
 
 def _scaled(difference_RN: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from lpo.errors import UnsoundError
-from lpo.evaluation.win_rates import MILD, _fit, length_controlled, win_matrix
+from lpo.evaluation.win_rates import MILD, WinRate, _fit, length_controlled, win_matrix
 from lpo.intervals import Interval
 
 
@@ -154,13 +154,18 @@ def test_a_rate_needs_two_prompts():
 
 
 def test_the_matrix_mirrors_each_comparison_and_leaves_holes():
-    matrix = win_matrix([("base", "dpo", Interval(60.0, 55.0, 70.0, 20, 1)),
-                         ("base", "longdpo", Interval(80.0, None, None, 3, 0))])
-    assert matrix.models == ("base", "dpo", "longdpo")
-    assert matrix.rates[0] == (None, Interval(40.0, 30.0, 45.0, 20, 1), Interval(20.0, None, None, 3, 0))
-    assert matrix.rates[1][2] is None and matrix.rates[2][0] == Interval(80.0, None, None, 3, 0)
+    raw, lc = Interval(60.0, 55.0, 70.0, 20, 1), Interval(52.0, 45.0, 61.0, 20, 0)
+    few = Interval(80.0, None, None, 3, 0)
+    matrix = win_matrix([("base", "dpo", raw, lc), ("base", "longdpo", few, None)])
+    assert matrix == {
+        "base": {"dpo": WinRate(Interval(40.0, 30.0, 45.0, 20, 1), Interval(48.0, 39.0, 55.0, 20, 0)),
+                 "longdpo": WinRate(Interval(20.0, None, None, 3, 0), None)},
+        "dpo": {"base": WinRate(raw, lc)},
+        "longdpo": {"base": WinRate(few, None)},
+    }
+    assert list(matrix) == ["base", "dpo", "longdpo"]
     for twice in (("dpo", "base"), ("base", "dpo")):
         with pytest.raises(UnsoundError, match="twice"):
-            win_matrix([("base", "dpo", Interval(60.0, None, None, 2, 0)), (*twice, Interval(1.0, None, None, 2, 0))])
+            win_matrix([("base", "dpo", raw, lc), (*twice, few, None)])
     with pytest.raises(UnsoundError, match="itself"):
-        win_matrix([("dpo", "dpo", Interval(50.0, None, None, 2, 0))])
+        win_matrix([("dpo", "dpo", few, None)])

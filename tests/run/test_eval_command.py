@@ -145,7 +145,7 @@ def _stored(journal: Path) -> int:
 
 def test_runs_are_compared_by_a_paired_test(folder, run):
     assert lpo("eval", "./tiny", *SMALL, "name=alone", cwd=folder).returncode == 0
-    done = lpo("eval", "--compare", "alone", "whole", cwd=folder)
+    done = lpo("eval", "--compare", "alone", "whole", "--pairwise", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "held_out: Words: alone" in done.stdout and "paired permutation test p = " in done.stdout
     stored = json.loads((folder / "runs" / "compare-alone-whole" / "comparison.json").read_text())
@@ -156,6 +156,9 @@ def test_runs_are_compared_by_a_paired_test(folder, run):
     assert shared and suite["shared"]["whole"] == len(shared)
     assert suite["difference"]["whole"]["words"]["interval"]["mean"] == pytest.approx(
         sum(sides[1][name] - sides[0][name] for name in shared) / len(shared))
+    rates = stored["win_rates"]["held_out"]
+    one, other = rates["whole"]["alone"]["interval"], rates["alone"]["whole"]["interval"]
+    assert one["n"] == len(shared) and one["mean"] + other["mean"] == pytest.approx(100)
     assert (folder / "runs" / "compare-alone-whole" / "comparison.html").is_file()
 
 
