@@ -175,17 +175,18 @@ def _subjects(config: RunConfig, weights: Path) -> tuple[Subject, Subject]:
     return base, Subject("trained", trained)
 
 
-async def _guard(config: RunConfig, directory: RunDirectory, subjects: Sequence[Subject], models: Models,
-                 reporter: Reporter) -> dict[str, Any] | None:
-    """General abilities, where asked for."""
-    if config.eval.guard is None:
+async async def _guard(bench: Bench, reporter: Reporter) -> dict[str, Any] | None:
+    """General abilities, where asked for. What was loaded is freed first: lm-eval loads the models anew."""
+    settings = bench.config.eval.guard
+    if settings is None:
         return None
     from lpo.run.guarding import run_guard
 
-    base, *trained = subjects
-    after = trained[0] if trained else None
-    scores = await run_guard(config.eval.guard, base=base, trained=after, folder=directory / "eval" / "guard",
-                             seed=config.seed, resamples=config.eval.bootstrap, say=reporter.say, stop=models.stop)
+    await bench.models.close()
+    base, *trained = bench.subjects
+    scores = await run_guard(
+        settings, base=base, trained=trained[0] if trained else None, folder=bench.directory / "eval" / "guard",
+        seed=bench.config.seed, resamples=bench.config.eval.bootstrap, say=reporter.say, stop=bench.models.stop)
     return scores.to_json()
 
 

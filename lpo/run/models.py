@@ -110,6 +110,7 @@ class Models:
         self._budget = Budget(budget, journal.spent) if budget is not None else None
         self._gate = Gate(stop, self._budget)
         self._loaded: dict[str, JournaledLLM] = {}
+        self._used_before: dict[str, Usage] = {}
 
     def get(self, config: ModelConfig, adapter: Path | None = None) -> JournaledLLM:
         """A journaled model; the same settings give the same instance.
@@ -139,14 +140,15 @@ class Models:
 
     def usage_by_purpose(self) -> dict[str, Usage]:
         """The same, by the purposes of the requests, in the order of their names."""
-        used: dict[str, Usage] = {}
+        used = dict(self._used_before)
         for llm in self._loaded.values():
             for purpose, usage in llm.usage.items():
                 used[purpose] = used.get(purpose, Usage()) + usage
         return dict(sorted(used.items()))
 
     async def close(self) -> None:
-        """Free every model."""
+        """Free every model; one that is asked for again is loaded again."""
+        self._used_before = self.usage_by_purpose()
         for llm in self._loaded.values():
             await llm.close()
         self._loaded.clear()
