@@ -61,7 +61,7 @@ async def evaluate(config: RunConfig, prompts: PromptSet, directory: RunDirector
         resamples=config.eval.bootstrap,
         overlap=_overlap(prompts, suites),
     )
-    guard = await _guard(config, directory, subjects, models, reporter)
+    guard = await _guard(bench, reporter)
     return _store(directory, scores.to_json() | _of_suites(results) | {"guard": guard}, results, reporter)
 
 
@@ -81,7 +81,7 @@ async def measure(config: RunConfig, prompts: PromptSet, directory: RunDirectory
     if note is not None and note.model == config.policy.model:
         reporter.say("note: the model judged its own answers; another judge: judge.model=... judge.backend=...")
     scores = {"judge": None if note is None else note.__dict__, "decoding": decoding(config.eval, seed=config.seed),
-              "versions": _versions(), "guard": await _guard(config, directory, subjects, models, reporter)}
+              "versions": _versions(), "guard": await _guard(bench, reporter)}
     return _store(directory, scores | _of_suites(results), results, reporter)
 
 
@@ -175,7 +175,7 @@ def _subjects(config: RunConfig, weights: Path) -> tuple[Subject, Subject]:
     return base, Subject("trained", trained)
 
 
-async async def _guard(bench: Bench, reporter: Reporter) -> dict[str, Any] | None:
+async def _guard(bench: Bench, reporter: Reporter) -> dict[str, Any] | None:
     """General abilities, where asked for. What was loaded is freed first: lm-eval loads the models anew."""
     settings = bench.config.eval.guard
     if settings is None:
