@@ -75,7 +75,8 @@ class GuardScores:
     Args:
         tasks: The tasks and groups that were asked for -> measure -> values.
         subtasks: The members of groups, likewise.
-        versions: Packages, and lm-eval's versions of the tasks.
+        versions: Of packages.
+        task_versions: Task -> lm-eval's version of it.
         limit: Documents of each task at most; None: all.
         shots: Task -> examples in the prompt.
         notes: What a reader must know.
@@ -84,6 +85,7 @@ class GuardScores:
     tasks: dict[str, dict[str, GuardMeasure]]
     subtasks: dict[str, dict[str, GuardMeasure]]
     versions: dict[str, str]
+    task_versions: dict[str, str]
     limit: int | None
     shots: dict[str, int]
     notes: tuple[str, ...]
@@ -146,8 +148,8 @@ def guard_scores(base: Abilities, trained: Abilities | None, *, limit: int | Non
     return GuardScores(
         tasks={task: rows[task] for task in base.shown},
         subtasks={task: measures for task, measures in rows.items() if task not in base.shown},
-        versions={**base.versions, **{f"task {name}": version for name, version in base.task_versions.items()}},
-        limit=limit, shots=dict(base.shots), notes=tuple(told),
+        versions=dict(base.versions), task_versions=dict(base.task_versions), limit=limit, shots=dict(base.shots),
+        notes=tuple(told),
     )
 
 

@@ -39,21 +39,18 @@ def main(arguments: list[str]) -> int:
 def _measure(settings: dict[str, Any]) -> None:
     from lm_eval import simple_evaluate
 
-    from lpo.llm.loading import pick_device, pick_dtype
-
     manager, tasks = _tasks(settings)
-    device = pick_device(settings["device"])
     model = {
-        "pretrained": settings["pretrained"], "revision": settings["revision"] or "main",
-        "dtype": str(pick_dtype(settings["dtype"], device)).removeprefix("torch."),
+        "pretrained": settings["pretrained"], "revision": settings["revision"] or "main", "dtype": settings["dtype"],
         "trust_remote_code": settings["trust_remote_code"], "use_safetensors": True,  # .bin files can run code
     }
     if settings["adapter"] is not None:
         model["peft"] = settings["adapter"]
     try:
         results = simple_evaluate(
-            model="hf", model_args=model, tasks=tasks, task_manager=manager, device=str(device), log_samples=True,
+            model="hf", model_args=model, tasks=tasks, task_manager=manager, device=settings["device"],
             batch_size=settings["batch_size"], limit=settings["limit"], num_fewshot=settings["num_fewshot"],
+            log_samples=True,
         )
     except Exception as error:  # whatever tasks, datasets and models raise: this process is there for them alone
         traceback.print_exc()

@@ -56,13 +56,14 @@ async def run_guard(
 
     Raises:
         ConfigError: lm-eval is not installed, a task is unknown, or the model runs on a server.
-        BackendError: lm-eval failed; the error holds the end of its log.
+        BackendError: There is no such device, or lm-eval failed; the error holds the end of its log.
         StoppedError: Somebody set `stop`.
         UnsoundError: The two models were not measured on the same documents.
     """
-    check_guard(config, base.config)
-    found = [await _abilities(config, subject, folder, say, stop)
-             for subject in (base, trained) if subject is not None]
+    subjects = [subject for subject in (base, trained) if subject is not None]
+    for subject in subjects:
+        check_guard(config, subject.config)
+    found = [await _abilities(config, subject, folder, say, stop) for subject in subjects]
     return guard_scores(found[0], found[1] if trained is not None else None, limit=config.limit, seed=seed,
                         resamples=resamples, notes=(NOTE,))
 
@@ -111,18 +112,22 @@ async def _abilities(config: GuardConfig, subject: Subject, folder: Path, say: C
 
 def _settings(config: GuardConfig, subject: Subject, folder: Path) -> dict[str, Any]:
     """What the child process is told, and the key under which its result is kept."""
+    from lpo.llm.loading import pick_device, pick_dtype
+
     model = subject.config
+    device = pick_device(model.device)
+    dtype = str(pick_dtype(model.dtype, device)).removeprefix("torch.")
     names = [task for task in config.tasks if not _is_folder(task)]
     folders = [str(Path(task).expanduser().resolve()) for task in config.tasks if _is_folder(task)]
     identity = {
-        "model": model.model, "revision": model.revision, "dtype": model.dtype, "weights": _weights(subject),
+        "model": model.model, "revision": model.revision, "dtype": dtype, "weights": _weights(subject),
         "trust_remote_code": model.trust_remote_code, "tasks": names, "limit": config.limit,
         "folders": [_contents(Path(one)) for one in folders], "num_fewshot": config.num_fewshot,
         "lm_eval": metadata.version("lm_eval"),
     }
     return {
-        "pretrained": resolve_model(model.model), "revision": model.revision, "dtype": model.dtype,
-        "device": model.device, "trust_remote_code": model.trust_remote_code,
+        "pretrained": resolve_model(model.model), "revision": model.revision, "dtype": dtype,
+        "device": str(device), "trust_remote_code": model.trust_remote_code,
         "adapter": str(subject.adapter) if subject.adapter is not None else None, "tasks": names, "folders": folders,
         "limit": config.limit, "num_fewshot": config.num_fewshot, "batch_size": config.batch_size,
         "identity": identity, "key": fingerprint(identity, 32), "result": str(folder / f"{subject.name}.json"),
