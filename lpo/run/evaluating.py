@@ -112,6 +112,11 @@ class _Progress:
 
 def _bench(config: RunConfig, directory: RunDirectory, models: Models, subjects: tuple[Subject, ...],
            on_done: Callable[[], None]) -> Bench:
+    if config.eval.guard is not None:
+        from lpo.run.guarding import check_guard
+
+        for subject in subjects:
+            check_guard(config.eval.guard, subject.config)
     judging = judge_config(config)
     judge = judge_model(judging, models) if config.eval.judge else None
     note = _judge_note(config, alone=len(subjects) == 1)
