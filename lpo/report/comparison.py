@@ -17,13 +17,17 @@ from lpo.report.comparison_charts import run_key
 from lpo.report.comparison_data import ComparedRun, Comparison, read_compared, read_comparison
 from lpo.report.comparison_runs import comparison_caveats, differing_settings, headline, stage_blocks
 from lpo.report.comparison_scores import suite_views
-from lpo.report.comparison_texts import length_figures, read_answers, suite_texts
+from lpo.report.comparison_texts import TEXT_BYTES, length_figures, read_answers, suite_texts
 from lpo.report.comparison_training import training_view
 from lpo.report.comparison_wins import win_matrices
-from lpo.report.page import content_policy
+from lpo.report.document import content_policy
 from lpo.storage import write_atomic
 
 STYLES = ("report.css", "comparison.css")
+PAGE_BYTES = 2_900_000
+"""Size of the page that its texts fill up to."""
+TITLE_CHARACTERS = 60
+"""Names of runs that together are longer stand below the title."""
 
 
 def write_comparison(page: Path, runs: Sequence[Path], comparison: Mapping[str, Any] | None) -> Path:
@@ -61,12 +65,16 @@ def render_comparison(runs: Sequence[ComparedRun], comparison: Comparison) -> st
     answers = read_answers(runs, comparison)
     settings = differing_settings(runs)
     lengths = length_figures(answers, comparison)
-    suites = suite_views(comparison, runs)
-    return environment.get_template("comparison.html.jinja").render(
-        runs=runs, keys={run.letter: run_key(run.index) for run in runs}, settings=settings, suites=suites,
-        lengths=lengths, more_lengths=[figure for name, figure in lengths.items() if name not in comparison.suites],
-        wins=win_matrices(comparison, runs), training=training_view(runs),
-        texts=suite_texts(answers, comparison, runs), stages=stage_blocks(runs),
-        headline=headline(comparison, runs), caveats=comparison_caveats(comparison, runs, settings),
-        today=datetime.now().strftime("%Y-%m-%d %H:%M"), css=css, policy=content_policy(css, ""),
-    )
+    template = environment.get_template("comparison.html.jinja")
+    together = sum(len(run.name) for run in runs)
+    shown = {
+        "title": f"{len(runs)} runs" if together > TITLE_CHARACTERS else "", "runs": runs,
+        "keys": {run.letter: run_key(run.index) for run in runs}, "headline": headline(comparison, runs),
+        "caveats": comparison_caveats(comparison, runs, settings), "settings": settings,
+        "suites": suite_views(comparison, runs), "lengths": lengths,
+        "more_lengths": [figure for name, figure in lengths.items() if name not in comparison.suites],
+        "wins": win_matrices(comparison, runs), "training": training_view(runs), "stages": stage_blocks(runs),
+        "today": datetime.now().strftime("%Y-%m-%d %H:%M"), "css": css, "policy": content_policy(css, ""),
+    }
+    room = min(TEXT_BYTES, PAGE_BYTES - len(template.render(shown, texts=()).encode()))
+    return template.render(shown, texts=suite_texts(answers, comparison, runs, room=room))

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpo.records import Usage
-from lpo.report.comparison_data import ComparedRun, Comparison, Difference
+from lpo.report.comparison_data import ComparedRun, Comparison, Difference, SuiteComparison
 from lpo.report.comparison_scores import verdict_of
 from lpo.report.data import Stage
 from lpo.report.honesty import Caveat, Weight
-from lpo.report.scores import Verdict, bracket, measure_of, signed
+from lpo.report.scores import Direction, Measure, Verdict, bracket, measure_of, signed
 from lpo.report.stored import Interval
 from lpo.report.story import duration, plural
 
 PLACES = ("name", "runs_dir")
 """Settings that say where a run is kept, not what it does."""
 VALUE_CHARACTERS = 160
+FEW_RUNS = 3
+"""Runs that one sentence can hold."""
 NOT_SET = "–"
 _SECTION = "as below"
 
@@ -108,22 +110,35 @@ def _shown(value: Any) -> str:
 
 
 def headline(comparison: Comparison, runs: Sequence[ComparedRun]) -> str:
-    """The first score of the first suite, in one sentence."""
+    """The first score of the first suite, in one sentence: the first run's and, of many others, the best one's."""
     for suite in comparison.suites.values():
         for metric in suite.metrics[:1]:
             measure = measure_of(metric)
-            measured = [run for run in runs if run.name in suite.scores]
-            said: list[str] = []
-            for run in measured:
-                score = suite.scores[run.name].get(measure.key, Interval())
-                if score.mean is not None:
-                    change = suite.difference.get(run.name, {}).get(measure.key)
-                    said.append(f"{run.letter} {measure.write(score.mean)}" + (
-                        f" (difference to {measured[0].letter} {bracket(measure, change.interval, signed)},"
-                        f" {verdict_of(measure, change)[1]})" if change is not None else ""))
-            if said:
-                return f"{measure.name} on {suite.title}: {'; '.join(said)}."
+            scored = [run for run in runs if _mean(suite, run, measure) is not None]
+            if not scored:
+                continue
+            shown, others = scored, ""
+            if len(scored) > FEW_RUNS:
+                best = (min if measure.direction is Direction.DOWN else max)(
+                    scored[1:], key=lambda run: _mean(suite, run, measure) or 0.0)
+                shown, others = [scored[0], best], f"of {len(scored) - 1} others the best is "
+            first, *rest = (_said(suite, run, measure, scored[0]) for run in shown)
+            return f"{measure.name} on {suite.title}: {'; '.join([first, *(others + text for text in rest)])}."
     return "None of these runs has been evaluated yet." if not comparison.suites else "Nothing was scored."
+
+
+def _mean(suite: SuiteComparison, run: ComparedRun, measure: Measure) -> float | None:
+    return suite.scores.get(run.name, {}).get(measure.key, Interval()).mean
+
+
+def _said(suite: SuiteComparison, run: ComparedRun, measure: Measure, first: ComparedRun) -> str:
+    """A score and, in brackets, what its difference to the first run allows to say."""
+    text = f"{run.letter} {measure.write(_mean(suite, run, measure) or 0.0)}"
+    change = suite.difference.get(run.name, {}).get(measure.key)
+    if change is None:
+        return text
+    between = bracket(measure, change.interval, signed)
+    return f"{text} (difference to {first.letter} {f'{between}, ' if between else ''}{verdict_of(measure, change)[1]})"
 
 
 def comparison_caveats(comparison: Comparison, runs: Sequence[ComparedRun],

@@ -152,7 +152,8 @@ def _row(run: ComparedRun, measure: Measure, score: Interval, difference: Differ
         difference="" if change.mean is None else signed(measure, change.mean),
         difference_interval=bracket(measure, change, signed),
         difference_mark=Markup("") if change.bounds is None else change_mark(change.bounds, reach, run.index),
-        p="" if difference is None or change.mean is None else write_p(difference.p), verdict=said,
+        p="" if difference is None or difference.p is None else f"{'' if difference.p < 0.001 else '= '}"
+        f"{write_p(difference.p)}", verdict=said,
         verdict_css=verdict.name.lower(),
     )
 

@@ -15,7 +15,7 @@ from lpo.report.scores import MEASURES, Figure, Measure, measure_of
 from lpo.report.suites_data import HELD_OUT, MeasuredData
 
 TEXT_BYTES = 800_000
-"""Room for texts on the page."""
+"""Room for texts on the page, where there is as much."""
 TEXT_CHARACTERS = 6_000
 PROMPTS = 5
 """Prompts of a suite whose texts are shown."""
@@ -23,6 +23,8 @@ DOTS = 2_400
 """Dots on the page, over all suites and runs."""
 MEASURE_OF_ANSWER = {"length": "length_score"}
 """The names of an answer's own scores, where a suite's are others."""
+SAID_ALREADY = ("words", "words_all", "ended")
+"""Scores that say of one answer what stands beside it."""
 HOW_IT_ENDED = {"stop": "ended by itself", "length": "cut at the token limit", "refused": "refused"}
 
 Answers = Mapping[str, Mapping[ComparedRun, Mapping[str, MeasuredData]]]
@@ -116,9 +118,17 @@ def _targets(rows: Sequence[MeasuredData]) -> list[tuple[float, float]]:
             if row.answer.target_words and row.answer.finish != "refused"]
 
 
-def suite_texts(answers: Answers, comparison: Comparison, runs: Sequence[ComparedRun]) -> tuple[SuiteTexts, ...]:
-    """Texts to a few prompts of each suite, spread evenly over those that all of its runs answered."""
-    room = TEXT_BYTES // max(1, len(answers))
+def suite_texts(answers: Answers, comparison: Comparison, runs: Sequence[ComparedRun], *,
+                room: int = TEXT_BYTES) -> tuple[SuiteTexts, ...]:
+    """Texts to a few prompts of each suite, spread evenly over those that all of its runs answered.
+
+    Args:
+        answers: Of all runs.
+        comparison: Names the suites and their scores.
+        runs: All of them.
+        room: Bytes that all texts may take.
+    """
+    each = room // max(1, len(answers))
     found: list[SuiteTexts] = []
     for suite, of_runs in answers.items():
         if len(of_runs) < 2:
@@ -126,7 +136,7 @@ def suite_texts(answers: Answers, comparison: Comparison, runs: Sequence[Compare
         shared = [name for name in next(iter(of_runs.values())) if all(name in rows for rows in of_runs.values())]
         measures = _measures(suite, comparison)
         shown: list[tuple[int, PromptTexts]] = []
-        left = room
+        left = each
         for place, name in spread(shared)[:PROMPTS]:
             made = _prompt(suite, {run: rows[name] for run, rows in of_runs.items()}, measures, place)
             left -= made.room
@@ -154,9 +164,9 @@ def _text(run: ComparedRun, row: MeasuredData, measures: Sequence[Measure], key:
     text, _ = cut_end(answer.text, TEXT_CHARACTERS)
     values = row.values or {MEASURE_OF_ANSWER.get(name, name): value for name, value in answer.scores.items()}
     scores = [(measure.name, measure.write(value)) for measure in measures
-              if measure.key != "words" and (value := values.get(measure.key)) is not None]
+              if measure.key not in SAID_ALREADY and (value := values.get(measure.key)) is not None]
     scores += [(measure.name, f"no score: {row.unscored[measure.key]}") for measure in measures
-               if measure.key in row.unscored]
+               if measure.key in row.unscored and measure.key not in SAID_ALREADY]
     asked = f" of {answer.target_words:,} words asked" if answer.target_words else " words"
     return RunText(run, text, max(0, row.characters - len(text)), f"{answer.words:,}{asked}",
                    length_bar(key, answer.words, answer.target_words, run.css),
