@@ -171,11 +171,11 @@ _OF_SEARCH = {"branching", "depth", "step_tokens", "boundary", "search", "memory
 _OF_WRITING = {"answers", "segments", "correction", "agent_write"}
 _UNREAD_BY = {
     "longdpo": _OF_WRITING,
-    "longdpo_released": _OF_WRITING | {"search", "memory", "critique", "pairs", "boundary"},
+    "longdpo_released": _OF_WRITING | {"search", "memory", "critique", "pairs", "boundary", "early_ends"},
     "best_of_n": _OF_SEARCH | _OF_WRITING - {"answers"},
     "iterdpo": _OF_SEARCH | {"agent_write"},
     "agent_write": _OF_SEARCH | _OF_WRITING - {"agent_write"} | {
-        "pairs", "mix", "reward", "stability_check", "max_unscored"},
+        "early_ends", "pairs", "mix", "reward", "stability_check", "max_unscored"},
 }
 """Settings that belong to another method."""
 
@@ -197,6 +197,9 @@ class BuildConfig(SectionOfKinds):
     boundary: Literal["sentence", "tokens", "sections"] = "sentence"
     """Where a step ends: at the last paragraph or sentence end within the budget, exactly at the budget (the paper), or
     with a section of a plan that is written first."""
+    early_ends: bool = False
+    """Beside each candidate (answer, step, segment that is drawn again) also consider its beginning up to the sentence
+    where the length asked for is nearest, as an end of the answer. For base models, which hardly ever end."""
     max_unscored: Fraction = 0.2
     """Stop when a larger share of judgements has no score, or of checks for contradictions no verdict."""
     stability_check: bool = True

@@ -207,6 +207,8 @@ class Origin(StrEnum):
     """It came with the prompt."""
     PLANNED = "planned"
     """A section of a plan."""
+    ENDED = "ended"
+    """The beginning of a sampled one, where the length asked for is nearest, and the answer ends there."""
 
 
 class SearchNode(Record):
@@ -372,6 +374,8 @@ class Script(Record):
     """Id of the node it is the text of; None when the answer was not sampled here."""
     ends: bool
     """Does the answer end with its last segment (the policy ended its turn)?"""
+    revised_ends: bool | None = None
+    """Does the corrected answer? None: as the answer itself."""
     segments: tuple[ScriptSegment, ...]
     """The originals joined are the draft, the revised ones the corrected answer; nothing stands in between."""
 

@@ -22,13 +22,15 @@ class RewardConfig(Section):
     """S_l of the text so far, against the share of the target its depth should have reached."""
     repetition: float = Field(default=0.0, ge=0)
     """One minus the share of repeated n-grams."""
+    coverage: float = Field(default=0.0, ge=0)
+    """Share of the points in the prompt's `cover` whose content words stand in the text so far."""
     combine: Literal["mean", "product"] = "mean"
     """How several scores become one: their weighted mean, or their product (the weighted geometric mean), where a
     single 0 makes the whole 0: length × quality, say."""
 
     @model_validator(mode="after")
     def _something_counts(self) -> RewardConfig:
-        if not (self.judge or self.longreward or self.reward_model or self.length or self.repetition):
+        if not (self.judge or self.longreward or self.reward_model or self.length or self.repetition or self.coverage):
             raise ValueError("at least one scorer needs a weight above zero")
         return self
 

@@ -73,12 +73,15 @@ class SegmentsConfig(SectionOfKinds):
 class CorrectionConfig(SectionOfKinds):
     """Correcting an answer segment by segment (LongWriter-V, arXiv 2502.14834)."""
 
-    by: Literal["judge", "critic", "policy", "file"] = "judge"
+    by: Literal["judge", "critic", "policy", "resample", "file"] = "judge"
     """Who criticises and revises: the judge's model, that of the section `critic`, the policy, or people, whose
-    corrections stand in `file` (`lpo annotate` writes one)."""
+    corrections stand in `file` (`lpo annotate` writes one). `resample`: nobody criticises; the policy writes the
+    segment `samples` times more, and the version that gains most by the reward takes its place, if one gains."""
     file: str | None = None
     """Corrections made elsewhere, as JSON lines: `prompt` or `id`, with `segments_original` and `segments_revised`, or
     with whole texts `original` and `revised`, which are aligned."""
+    samples: int = Field(default=4, gt=0)
+    """Versions of a segment that are drawn (`by: resample`)."""
     rounds: int = Field(default=1, gt=0)
     """A corrected segment is criticised again, this often in all."""
     accept: Literal["if_better", "always"] = "if_better"
@@ -102,8 +105,13 @@ class CorrectionConfig(SectionOfKinds):
 
     @property
     def meaningless(self) -> set[str]:
-        """People are asked nothing; only prefixes can be too many."""
-        unread = {"rounds", "accept", "segment_tokens", "max_tokens", "sampling"} if self.by == "file" else {"file"}
+        """People are asked nothing, no critique is written where a segment is only drawn again, and only prefixes can
+        be too many.
+        """
+        unread = {
+            "file": {"rounds", "accept", "segment_tokens", "max_tokens", "sampling", "samples"},
+            "resample": {"file", "accept", "max_tokens"},
+        }.get(self.by, {"file", "samples"})
         return unread if self.mode == "prefix" else unread | {"full_share"}
 
 

@@ -12,6 +12,7 @@ from lpo.build_config import BuildConfig
 from lpo.errors import DataError
 from lpo.given_answers import ANSWERS
 from lpo.pair_builders.base import BuilderModels, BuildEvent
+from lpo.pair_builders.early_ends import with_early_ends
 from lpo.pair_builders.growing_tree import ROOT
 from lpo.pair_builders.pairs import live, set_aside
 from lpo.pair_builders.self_lengthen import Extender, length_biased_keep
@@ -33,7 +34,7 @@ class BestOfN:
 
     def __init__(self, config: BuildConfig, models: BuilderModels, on_event: Callable[[BuildEvent], None]) -> None:
         self._method = config.method
-        self._writer = AnswerWriter(config.answers, models)
+        self._writer = AnswerWriter(config.answers, models, early_ends=config.early_ends)
         self._scorer = models.scorer
         self._on_event = on_event
 
@@ -56,9 +57,11 @@ class AnswerWriter:
     Args:
         config: The `answers` section.
         models: The policy, and how it is addressed.
+        early_ends: Also give every answer ended early (`build.early_ends`).
     """
 
-    def __init__(self, config: AnswersConfig, models: BuilderModels) -> None:
+    def __init__(self, config: AnswersConfig, models: BuilderModels, *, early_ends: bool = False) -> None:
+        self._early_ends = early_ends
         shape = StepShape(config.samples, config.max_tokens, "tokens")
         self._writer = StepWriter(models.policy, shape, models.sampling, models.templates)
         self._extender = None if config.extension is None else \
@@ -79,6 +82,8 @@ class AnswerWriter:
         nodes = _given(prompt)
         if nodes is None:
             nodes = await self._writer.siblings(Place(prompt, (), ROOT, ""), seed)
+        if self._early_ends:
+            nodes = with_early_ends(nodes, "", prompt.target_words)
         return nodes if self._extender is None else await _lengthened(self._extender, prompt, nodes, seed)
 
 

@@ -21,6 +21,7 @@ from lpo.pair_builders.correcting import Corrector, Segment
 from lpo.pair_builders.corrections_file import Corrections, load_corrections
 from lpo.pair_builders.growing_tree import ROOT
 from lpo.pair_builders.pairs import live, normalised
+from lpo.pair_builders.resampling import Resampler, Spot
 from lpo.pair_builders.steps import derive_seed
 from lpo.records import (
     Correction,
@@ -52,11 +53,13 @@ class IterativeCorrection:
 
     def __init__(self, config: BuildConfig, models: BuilderModels, on_event: Callable[[BuildEvent], None]) -> None:
         self._config, self._models, self._on_event = config, models, on_event
-        self._writer = AnswerWriter(config.answers, models)
+        self._writer = AnswerWriter(config.answers, models, early_ends=config.early_ends)
         file = config.correction.file
         self._corrections: Corrections | None = None
         if config.correction.by == "file" and file is not None:
             self._corrections = load_corrections(Path(file), config.segments)
+        self._resampler = Resampler(models.policy, models.scorer, config.correction, early_ends=config.early_ends) \
+            if config.correction.by == "resample" else None
         self._corrector = Corrector(_corrector_llm(config, models), config.correction, models.dialect, models.templates)
 
     async def build(self, prompt: Prompt, *, seed: int) -> SearchTree:
@@ -89,6 +92,8 @@ class IterativeCorrection:
 
     async def _corrected(self, prompt: Prompt, draft: SearchNode, seed: int) -> Script:
         originals = split_segments(draft.text, self._config.segments)
+        if self._resampler is not None:
+            return await self._redrawn(self._resampler, prompt, draft, originals, seed)
         done: list[ScriptSegment] = []
         for index, original in enumerate(originals):
             place = _Place(
@@ -101,6 +106,39 @@ class IterativeCorrection:
             changed = segment.original != segment.revised
             self._on_event(BuildEvent.CORRECTED if changed else BuildEvent.NOT_CORRECTED)
         return Script(draft=draft.id, ends=draft.ends, segments=tuple(done))
+
+    async def _redrawn(self, resampler: Resampler, prompt: Prompt, draft: SearchNode, originals: Sequence[str],
+                       seed: int) -> Script:
+        """The script of segments that were drawn again. Where a new version ends the answer, the last segment of the
+        script holds all that followed in the draft, and has that version in its place.
+        """
+        done: list[ScriptSegment] = []
+        ends = draft.ends
+        for index, original in enumerate(originals):
+            spot = Spot(
+                prompt=prompt, number=index, before="".join(segment.revised for segment in done),
+                after="".join(originals[index + 1:]), draft_ends=draft.ends,
+                required_words=_required_words(prompt, draft, originals[:index + 1]),
+            )
+            stands, corrections, ended = original, [], False
+            for number in range(self._config.correction.rounds if original.strip() else 0):
+                redrawn = await resampler.redraw(spot, stands, number, seed)
+                corrections.append(redrawn.correction)
+                if redrawn.correction.outcome is not CorrectionOutcome.ACCEPTED or redrawn.correction.text is None:
+                    break
+                stands, ended = redrawn.correction.text, redrawn.ends
+                if ended:
+                    break
+            changed = original != stands
+            self._on_event(BuildEvent.CORRECTED if changed else BuildEvent.NOT_CORRECTED)
+            rest = spot.after if ended else ""
+            done.append(ScriptSegment(original=original + rest, revised=stands, corrections=tuple(corrections)))
+            if changed and not spot.after:
+                ends = ended
+            if ended:
+                ends = True
+                break
+        return Script(draft=draft.id, ends=draft.ends, revised_ends=ends, segments=tuple(done))
 
     async def _segment(self, place: _Place, original: str, seed: int) -> ScriptSegment:
         """Correct one segment until a round changes nothing. One without words is left alone."""

@@ -92,6 +92,7 @@ def _pair(tree: SearchTree, script: Script, pair: SegmentPair, pair_id: str, mod
     if mode is IterMode.LOCAL:
         changed = [number for number in changed if number == pair.number]
     scores = _scores(upto, pair)
+    revised_ends = script.ends if script.revised_ends is None else script.revised_ends
     provenance: dict[str, Any] = {
         "tree": tree.id, "draft": script.draft, "seed": tree.seed, "rule": mode.value, "mode": mode.value,
         "segment": pair.number, "segments": count, "changed": changed,
@@ -101,7 +102,7 @@ def _pair(tree: SearchTree, script: Script, pair: SegmentPair, pair_id: str, mod
     }
     return PreferencePair(
         id=pair_id, group=tree.id, prompt=tree.prompt.dialogue, prefix=pair.prefix, chosen=pair.chosen,
-        rejected=pair.rejected, chosen_ends=pair.ends and script.ends, rejected_ends=pair.ends and script.ends,
+        rejected=pair.rejected, chosen_ends=pair.ends and revised_ends, rejected_ends=pair.ends and script.ends,
         step=pair.step, margin=_margin(scores), scores=scores, method=tree.method, provenance=provenance,
     )
 

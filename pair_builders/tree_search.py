@@ -17,6 +17,7 @@ from lpo.llm.asking import NoReplyError
 from lpo.llm.base import Finish
 from lpo.pair_builders.base import BuilderModels, BuildEvent
 from lpo.pair_builders.critique import Critic
+from lpo.pair_builders.early_ends import with_early_ends
 from lpo.pair_builders.growing_tree import ROOT, GrowingTree
 from lpo.pair_builders.memory import FactMemory, create_memory
 from lpo.pair_builders.pairs import live
@@ -131,6 +132,8 @@ class _Search:
         """Write a layer of siblings, judge them and check them against what the answer has stated."""
         place = self._place(parent)
         siblings, _ = await asyncio.gather(self._method.writer.siblings(place, self._seed), self._remember(parent))
+        if self._config.early_ends:
+            siblings = with_early_ends(siblings, place.prefix, self._prompt.target_words)
         self._tree.add_layer(parent.id, await self._evaluated(place, siblings))
         self._method.on_event(BuildEvent.LAYER)
 

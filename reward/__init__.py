@@ -2,6 +2,7 @@
 
 from lpo.reward.base import Draft, Principle, Scorer, Unscored
 from lpo.reward.combine import ProductScorer, Weighted, WeightedScorer
+from lpo.reward.coverage import CoverageScorer, coverage, points_of
 from lpo.reward.create import create_judge, create_scorer
 from lpo.reward.expected_grade import ExpectedGradeJudge
 from lpo.reward.json_judge import JsonJudge
@@ -13,6 +14,7 @@ from lpo.reward.reward_model import RewardModelScorer
 from lpo.reward.stability import RankStability, rank_stability
 
 __all__ = [
+    "CoverageScorer",
     "Draft",
     "ExpectedGradeJudge",
     "JsonJudge",
@@ -29,9 +31,11 @@ __all__ = [
     "Unscored",
     "Weighted",
     "WeightedScorer",
+    "coverage",
     "create_judge",
     "create_scorer",
     "length_score",
+    "points_of",
     "rank_stability",
     "repeated_ngram_share",
 ]

@@ -64,6 +64,8 @@ class Unscored(StrEnum):
     """The model gives the grades no probability at all."""
     NO_TARGET = "no_target"
     """The prompt asks for no length."""
+    NO_POINTS = "no_points"
+    """The prompt names no points to cover."""
     NO_STATEMENTS = "no_statements"
     """The answer takes nothing from the document, and `build.longreward.no_statements` wants no score for that."""
 

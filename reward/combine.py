@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from lpo.records import Judgement
 from lpo.reward.base import Draft, Scorer, Unscored
 
+NOT_ASKED = (Unscored.NO_TARGET, Unscored.NO_POINTS)
+"""The prompt itself gives a scorer nothing to measure by."""
+
 
 @dataclass(frozen=True)
 class Weighted:
@@ -28,9 +31,10 @@ class CombinedScorer:
     """What the ways of combining scorers share.
 
     A draft that one of the scorers leaves unscored is unscored, with that reason: a score made of whoever answered
-    would compare siblings by different measures. The one exception is a length that nobody asked for (`no_target`): it
-    is so for all siblings alike, and its weight goes to the others. `scores` holds each scorer's overall under its name
-    and its dimensions under `name.dimension`; `parts` holds the weights that counted and each scorer's own parts.
+    would compare siblings by different measures. The exceptions are a length that nobody asked for (`no_target`) and
+    points that nobody named (`no_points`): there it is so for all siblings alike, and the weight goes to the others.
+    `scores` holds each scorer's overall under its name and its dimensions under `name.dimension`; `parts` holds the
+    weights that counted and each scorer's own parts.
 
     Args:
         parts: The scorers, with different names.
@@ -62,7 +66,7 @@ class CombinedScorer:
         counted = {
             judgement.scorer: (part.weight, judgement)
             for part, judgement in zip(self._parts, judgements, strict=True)
-            if judgement.unscored != Unscored.NO_TARGET
+            if judgement.unscored not in NOT_ASKED
         }
         total = sum(weight for weight, _ in counted.values())
         parts = {
@@ -75,7 +79,7 @@ class CombinedScorer:
         }
         failed = next((judgement for _, judgement in counted.values() if judgement.unscored), None)
         if failed is not None or not counted:
-            reason = failed.unscored if failed else Unscored.NO_TARGET
+            reason = failed.unscored if failed else judgements[0].unscored
             return Judgement(scorer=self.name, unscored=reason, parts=parts)
         overall = self.overall([(weight, judgement.overall or 0.0) for weight, judgement in counted.values()])
         return Judgement(scorer=self.name, overall=overall, scores=_scores(judgements), parts=parts)

@@ -7,6 +7,7 @@ from lpo.errors import ConfigError
 from lpo.llm.base import LLM
 from lpo.reward.base import Scorer
 from lpo.reward.combine import ProductScorer, Weighted, WeightedScorer
+from lpo.reward.coverage import CoverageScorer
 from lpo.reward.expected_grade import ExpectedGradeJudge
 from lpo.reward.json_judge import JsonJudge
 from lpo.reward.length import LengthScorer
@@ -47,7 +48,7 @@ def create_scorer(reward: RewardConfig, judge: Scorer | None, *, longreward: Sco
         ConfigError: A scorer counts, but it is not there.
     """
     scorers = {"judge": judge, "longreward": longreward, "reward_model": reward_model, "length": LengthScorer(),
-               "repetition": RepetitionScorer()}
+               "repetition": RepetitionScorer(), "coverage": CoverageScorer()}
     parts: list[Weighted] = []
     for name, scorer in scorers.items():
         weight: float = getattr(reward, name)
