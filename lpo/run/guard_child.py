@@ -88,10 +88,11 @@ def _tasks_in(folder: str) -> list[str]:
     if not manager.all_groups and not manager.all_subtasks:
         raise ConfigError("there are no tasks in this folder", where=folder,
                           mend="give a folder with lm-eval's YAML files of tasks")
-    loaded = manager.load(list(manager.all_groups))
-    inside = {child for children in loaded["group_map"].values() for child in children}
-    return [name for name in (*manager.all_groups, *manager.all_subtasks)
-            if name not in inside and name not in loaded["tasks"]]
+    inside: set[str] = set()
+    for group in manager.all_groups:  # one by one: lm-eval refuses a group together with one that it is inside of
+        loaded = manager.load([group])
+        inside |= {*loaded["tasks"], *(child for children in loaded["group_map"].values() for child in children)}
+    return [name for name in (*manager.all_groups, *manager.all_subtasks) if name not in inside]
 
 
 if __name__ == "__main__":
