@@ -44,12 +44,17 @@ class AnswerSection:
     """`build.pairs.length_penalty`."""
 
 
-def answer_section(run: RunData) -> AnswerSection | None:
-    """The section on answers, or None when there are none."""
+def answer_section(run: RunData, share: float = 1.0) -> AnswerSection | None:
+    """The section on answers, or None when there are none.
+
+    Args:
+        run: The run.
+        share: Of the room that answers usually have.
+    """
     if not run.trees.counts.candidates:
         return None
     room = ANSWER_BYTES // 2 if run.kind is RunKind.SCRIPTS else ANSWER_BYTES
-    entries, _ = fitting(run.trees, answers_entry, room)
+    entries, _ = fitting(run.trees, answers_entry, round(room * share))
     answered = run.trees.counts.answered
     return AnswerSection(
         total=answered, left_out=answered - len(entries), counts=tuple(_counted(run)),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -18,7 +18,7 @@ from lpo.report.tree_counts import ScriptCounts
 from lpo.report.wording import compare
 from lpo.words import count_words
 
-SCRIPT_BYTES = 900_000
+SCRIPT_BYTES = 700_000
 """Room for scripts on the page."""
 
 OUTCOMES: Mapping[CorrectionOutcome, str] = {
@@ -100,20 +100,34 @@ class CorrectionSection:
     """The sign of each state that has one."""
 
 
-def correction_section(run: RunData) -> CorrectionSection | None:
-    """The section on corrections, or None where nothing was corrected."""
+def correction_section(run: RunData, share: float = 1.0) -> CorrectionSection | None:
+    """The section on corrections, or None where nothing was corrected.
+
+    Args:
+        run: The run.
+        share: Of the room that corrections usually have.
+    """
     counts = run.trees.counts.scripts
     if not counts.scripts:
         return None
-    entries, _ = fitting(run.trees, script_entry, SCRIPT_BYTES)
-    views = [view for entry in entries for segment in entry["segments"] for attempt in segment["attempts"]
-             for view in (attempt["before"], attempt["after"]) if view is not None]
+    entries, _ = fitting(run.trees, script_entry, round(SCRIPT_BYTES * share))
     return CorrectionSection(
         total=counts.scripts, left_out=counts.scripts - len(entries), counts=tuple(_counted(counts, run)),
         outcomes=tuple((f"{count:,}", OUTCOMES[outcome]) for outcome, count in counts.outcomes.most_common()),
-        figures=tuple(_figures(counts)), entries=tuple(entries),
-        options=tuple((entry["number"], beginning(entry["request"])) for entry in entries), scales=scales(views),
+        figures=tuple(_figures(counts)), **_browser(entries),
     )
+
+
+def with_corrections(section: CorrectionSection, entries: Sequence[dict[str, Any]]) -> CorrectionSection:
+    """The section with other answers to look at."""
+    return replace(section, **_browser(entries))
+
+
+def _browser(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    views = [view for entry in entries for segment in entry["segments"] for attempt in segment["attempts"]
+             for view in (attempt["before"], attempt["after"]) if view is not None]
+    return {"entries": tuple(entries), "scales": scales(views),
+            "options": tuple((entry["number"], beginning(entry["request"])) for entry in entries)}
 
 
 def _counted(counts: ScriptCounts, run: RunData) -> Iterator[Count]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lpo.records import PreferencePair, Reason, RejectedRow, SearchNode, SearchTree
@@ -24,10 +24,10 @@ from lpo.report.entries import (
 from lpo.report.kinds import RunKind
 from lpo.report.pair_lengths import LengthGap
 from lpo.report.scores import Figure, percent
-from lpo.report.wording import compare
+from lpo.report.wording import LONGEST, compare
 from lpo.words import count_words
 
-PAIR_BYTES = 1_500_000
+PAIR_BYTES = 800_000
 """Room for pairs on the page."""
 SIDE_CHARACTERS = 24_000
 PREFIX_CHARACTERS = 2_400
@@ -101,19 +101,22 @@ INTRO: Mapping[RunKind, str] = {
 }
 
 
-def pair_section(run: RunData) -> PairSection | None:
-    """The section on pairs, or None before the build."""
+def pair_section(run: RunData, share: float = 1.0) -> PairSection | None:
+    """The section on pairs, or None before the build.
+
+    Args:
+        run: The run.
+        share: Of the room that pairs usually have.
+    """
     if run.build is None and not run.pairs:
         return None
-    entries = sample((_entry(pair, run.trees.get(str(pair.provenance.get("tree"))), index)
-                      for index, pair in spread(run.pairs)), PAIR_BYTES)
+    entries = sample((pair_entry(pair, run.trees.get(str(pair.provenance.get("tree"))), index)
+                      for index, pair in spread(run.pairs)), round(PAIR_BYTES * share))
     entries.sort(key=lambda entry: entry["number"])
     margins = [pair.margin for pair in run.pairs if pair.margin is not None]
     counts = Counter(run.build.rejected if run.build else (row.reason.value for row in run.rejected))
     return PairSection(
-        total=len(run.pairs), left_out=len(run.pairs) - len(entries), entries=tuple(entries),
-        prompts=tuple({entry["group"]: beginning(entry["request"]) for entry in entries}.items()),
-        scales=scales(entry[side] for entry in entries for side in ("chosen", "rejected")),
+        total=len(run.pairs), left_out=len(run.pairs) - len(entries), **_browser(entries),
         largest_margin=max(margins, default=0.0), figures=_figures(run, margins),
         stability=_stability(run.build.stability) if run.build else None,
         rejected=rejected_reasons(counts, run.rejected), rejected_total=counts.total(),
@@ -121,12 +124,31 @@ def pair_section(run: RunData) -> PairSection | None:
     )
 
 
-def _entry(pair: PreferencePair, tree: SearchTree | None, index: int) -> dict[str, Any]:
+def with_pairs(section: PairSection, entries: Sequence[dict[str, Any]]) -> PairSection:
+    """The section with other pairs to look at."""
+    return replace(section, **_browser(entries))
+
+
+def _browser(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"entries": tuple(entries),
+            "prompts": tuple({entry["group"]: beginning(entry["request"]) for entry in entries}.items()),
+            "scales": scales(entry[side] for entry in entries for side in ("chosen", "rejected"))}
+
+
+def pair_entry(pair: PreferencePair, tree: SearchTree | None, index: int, longest: int = LONGEST) -> dict[str, Any]:
+    """A pair as JSON values.
+
+    Args:
+        pair: The pair.
+        tree: That it comes from, where there is one.
+        index: Its place in the file, from 0.
+        longest: Words of a side beyond which only what both share at the ends is marked.
+    """
     # The prompt of a pair begins with the document it is about; that of the tree holds what is asked alone.
     request, request_cut = cut_end(request_of(pair.prompt if tree is None else tree.prompt.prompt), REQUEST_CHARACTERS)
     cut = max(0, len(pair.prefix) - PREFIX_CHARACTERS)
     sides = {"chosen": cut_end(pair.chosen, SIDE_CHARACTERS), "rejected": cut_end(pair.rejected, SIDE_CHARACTERS)}
-    comparison = compare(sides["chosen"][0], sides["rejected"][0])
+    comparison = compare(sides["chosen"][0], sides["rejected"][0], longest)
     judgements = {"chosen": pair.scores.chosen, "rejected": pair.scores.rejected} if pair.scores else {}
     return {
         "number": index + 1, "id": pair.id, "group": pair.group, "place": _place(pair), "margin": pair.margin,

@@ -10,7 +10,7 @@ from typing import Any
 from lpo.records import PlannedSection, RejectedRow, SearchNode, SearchTree
 from lpo.report.data import FineTuningRow, RunData
 from lpo.report.entries import REQUEST_CHARACTERS, cut_end, request_of
-from lpo.report.fitting import fitting
+from lpo.report.fitting import Entry, fitting
 from lpo.report.pairs import RejectedReason, rejected_reasons
 from lpo.report.scores import points
 from lpo.report.story import Count, plural
@@ -59,10 +59,21 @@ def _counted(run: RunData) -> Iterator[Count]:
                     f"of {plural(len(scores), 'row')} with a length asked for; the lowest {points(min(scores))}")
 
 
-def plan_section(run: RunData) -> PlanSection | None:
-    """The section on planned answers, or None when there are none."""
+def plan_section(run: RunData, share: float = 1.0) -> PlanSection | None:
+    """The section on planned answers, or None when there are none.
+
+    Args:
+        run: The run.
+        share: Of the room that plans usually have.
+    """
     if not run.trees:
         return None
+    entries, _ = fitting(run.trees, plan_entry_of(run), round(PLAN_BYTES * share))
+    return PlanSection(len(run.trees), len(run.trees) - len(entries), tuple(entries))
+
+
+def plan_entry_of(run: RunData) -> Entry:
+    """What makes a planned answer's values, with what became of it in this run."""
     rows = {row.id: row for row in run.sft}
     dropped = {row.id: row for row in reversed(run.rejected) if row.stage == "build"}
 
@@ -71,8 +82,7 @@ def plan_section(run: RunData) -> PlanSection | None:
         stated = row.target_words if row is not None else None
         return plan_entry(tree, number, limit, stated) | _verdict(row, dropped.get(tree.id))
 
-    entries, _ = fitting(run.trees, entry, PLAN_BYTES)
-    return PlanSection(len(run.trees), len(run.trees) - len(entries), tuple(entries))
+    return entry
 
 
 def plan_entry(tree: SearchTree, number: int, limit: int, stated: int | None = None) -> dict[str, Any]:

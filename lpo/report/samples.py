@@ -74,23 +74,29 @@ class SampleSection:
     """Do two models answer the same prompts?"""
 
 
-def sample_section(run: RunData) -> SampleSection | None:
-    """The section on samples, or None before any text was written."""
+def sample_section(run: RunData, share: float = 1.0) -> SampleSection | None:
+    """The section on samples, or None before any text was written.
+
+    Args:
+        run: The run.
+        share: Of the room that texts usually have.
+    """
     measured = {suite: groups for suite in run.measured if (groups := answer_groups(run, suite))}
     progress = progress_groups(run)
     if not measured and not progress:
         return None
-    room = max(FEWEST_BYTES, ANSWER_BYTES // max(1, len(measured)))
+    room = round(share * max(FEWEST_BYTES, ANSWER_BYTES // max(1, len(measured))))
     shown = {suite: _fitting(groups, room) for suite, groups in measured.items()}
-    shown_progress = _fitting(progress, SAMPLE_BYTES)
-    titles = _titles(run)
+    shown_progress = _fitting(progress, round(share * SAMPLE_BYTES))
+    titles = suite_titles(run)
     return SampleSection(
         tuple(SuiteTexts(suite, titles.get(suite, suite), groups, len(measured[suite]) - len(groups))
               for suite, groups in shown.items()), shown_progress, len(progress) - len(shown_progress),
         paired=any(len(answers) > 1 for answers in run.measured.values()))
 
 
-def _titles(run: RunData) -> dict[str, str]:
+def suite_titles(run: RunData) -> dict[str, str]:
+    """Suites by their names, as people read them."""
     known = {} if run.scores is None else {suite.suite: suite.title for suite in suites_of(run.scores)}
     return {HELD_OUT: "Held-out prompts"} | known
 

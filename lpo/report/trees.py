@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lpo.records import Critique, Judgement, Refinement, RefinementOutcome, SearchNode, SearchPath, SearchTree
@@ -24,7 +24,7 @@ from lpo.report.tree_layout import lay_out
 from lpo.report.wording import compare
 from lpo.words import count_words
 
-TREE_BYTES = 1_200_000
+TREE_BYTES = 1_150_000
 """Room for trees on the page."""
 
 OUTCOMES: Mapping[RefinementOutcome, str] = {
@@ -57,19 +57,33 @@ class TreeSection:
     """Characters of a step's text that are on the page at most."""
 
 
-def tree_section(run: RunData) -> TreeSection | None:
-    """The section on search trees, or None when there is none."""
+def tree_section(run: RunData, share: float = 1.0) -> TreeSection | None:
+    """The section on search trees, or None when there is none.
+
+    Args:
+        run: The run.
+        share: Of the room that trees usually have.
+    """
     if not run.trees:
         return None
-    entries, limit = fitting(run.trees, tree_entry, TREE_BYTES)
+    entries, limit = fitting(run.trees, tree_entry, round(TREE_BYTES * share))
     counts = run.trees.counts
     return TreeSection(
         total=len(run.trees), left_out=len(run.trees) - len(entries), counts=tuple(_counted(counts)),
         outcomes=tuple((f"{count:,}", OUTCOMES[outcome]) for outcome, count in counts.refinements.most_common()),
-        entries=tuple(entries), options=tuple((entry["number"], beginning(entry["request"])) for entry in entries),
-        scales=scales(node["judged"] for entry in entries for node in entry["nodes"] if "judged" in node),
-        text_limit=limit,
+        text_limit=limit, **_browser(entries),
     )
+
+
+def with_trees(section: TreeSection, entries: Sequence[dict[str, Any]]) -> TreeSection:
+    """The section with other trees to look at."""
+    return replace(section, **_browser(entries))
+
+
+def _browser(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"entries": tuple(entries),
+            "options": tuple((entry["number"], beginning(entry["request"])) for entry in entries),
+            "scales": scales(node["judged"] for entry in entries for node in entry["nodes"] if "judged" in node)}
 
 
 def _counted(counts: TreeCounts) -> Iterator[Count]:

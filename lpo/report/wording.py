@@ -28,20 +28,25 @@ class Comparison:
     shared: float
 
 
-def compare(chosen: str, rejected: str) -> Comparison:
+def compare(chosen: str, rejected: str, longest: int = LONGEST) -> Comparison:
     """Mark what two texts have in common: their beginning, their end, and passages of several words in between.
 
     Two samples of one prompt agree in many single words by chance; marking those would make both unreadable.
+
+    Args:
+        chosen: One text.
+        rejected: The other.
+        longest: Words beyond which only the beginning and the end are compared.
     """
     first, second = _TOKEN.findall(chosen), _TOKEN.findall(rejected)
-    blocks = _blocks(first, second)
+    blocks = _blocks(first, second, longest)
     total = _words(first) + _words(second)
     shared = 2 * sum(_words(first[start:start + size]) for start, _, size in blocks)
     return Comparison(_cut(first, [(start, size) for start, _, size in blocks]),
                       _cut(second, [(start, size) for _, start, size in blocks]), shared / total if total else 0.0)
 
 
-def _blocks(first: list[str], second: list[str]) -> list[tuple[int, int, int]]:
+def _blocks(first: list[str], second: list[str], longest: int) -> list[tuple[int, int, int]]:
     """`(start in first, start in second, size)` of every shared part, in order."""
     head = 0
     while head < min(len(first), len(second)) and first[head] == second[head]:
@@ -51,7 +56,7 @@ def _blocks(first: list[str], second: list[str]) -> list[tuple[int, int, int]]:
         tail += 1
     blocks = [(0, 0, head)] if head else []
     end_first, end_second = len(first) - tail, len(second) - tail
-    if max(end_first, end_second) - head <= LONGEST:
+    if max(end_first, end_second) - head <= longest:
         # In longer texts a passage is found by its rarer words: one that repeats itself would take minutes otherwise.
         matcher = SequenceMatcher(None, first[head:end_first], second[head:end_second], autojunk=True)
         blocks += [(block.a + head, block.b + head, block.size) for block in matcher.get_matching_blocks()
