@@ -99,9 +99,9 @@ async def _abilities(config: GuardConfig, subject: Subject, folder: Path, say: C
     settings = _settings(config, subject, folder)
     kept = _kept(Path(settings["result"]), settings["key"])
     if kept is not None:
-        say(f"general abilities of the {subject.name} model were measured before: {settings['result']}")
+        say(f"general abilities ({subject.name}) were measured before: {settings['result']}")
         return kept
-    say(f"general abilities of the {subject.name} model: {', '.join(config.tasks)}")
+    say(f"general abilities ({subject.name}): {', '.join(config.tasks)}")
     await _run(settings, say, stop)
     found = _kept(Path(settings["result"]), settings["key"])
     if found is None:
