@@ -106,7 +106,7 @@ def run_over(prompts: PromptSet, config: RunConfig, work: Mapping[Stage, Work], 
     directory = RunDirectory(config.run_dir)
     with directory.locked(), log_to(directory / "log.jsonl", config):
         directory.adopt(config, prompts_hash(prompts), redo)
-        directory.update_manifest(**environment.describe(), **({} if kind is None else {"kind": kind}))
+        directory.update_manifest(kind=kind, **environment.describe())
         _say_prompts(prompts, reporter)
         for stage, do in work.items():
             _do(stage, do, config, prompts, directory, reporter)
