@@ -198,8 +198,9 @@ class BuildConfig(SectionOfKinds):
     """Where a step ends: at the last paragraph or sentence end within the budget, exactly at the budget (the paper), or
     with a section of a plan that is written first."""
     early_ends: bool = False
-    """Beside each candidate (answer, step, segment that is drawn again) also consider its beginning up to the sentence
-    where the length asked for is nearest, as an end of the answer. For base models, which hardly ever end."""
+    """Beside each candidate (answer, step, segment that is drawn again) that runs past the length asked for, also
+    consider its beginning up to the sentence that comes nearest to it, as an end of the answer. For base models, which
+    hardly ever end."""
     max_unscored: Fraction = 0.2
     """Stop when a larger share of judgements has no score, or of checks for contradictions no verdict."""
     stability_check: bool = True

@@ -1,7 +1,9 @@
 """Candidates that end earlier than they were written: for policies that hardly ever end by themselves.
 
 A base model runs on to its token budget, so none of its candidates shows where the answer should end. The same text,
-ended at the sentence that comes nearest to the length asked for, does. No call is made for it.
+ended at the sentence that comes nearest to the length asked for, does. No call is made for it. Only a candidate that
+runs past that length has such an end: ends offered before it would be the worst siblings by far, and pairs of them
+would teach nothing but to go on.
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ def ended_early(text: str, before: str, target_words: int | None) -> str | None:
         target_words: Words asked for; None: nobody asked for a length.
 
     Returns:
-        Without white space at its end. None if the text has no such place, or no length is asked for.
+        Without white space at its end. None if the text has no such place or does not go past the length asked for, or
+        if none is asked for.
     """
-    if target_words is None:
-        return None
     begun = count_words(before)
+    if target_words is None or begun + count_words(text) <= target_words:
+        return None
     beginnings = [text[:place].rstrip() for place in sorted(set(_places(text)))]
     shorter = [beginning for beginning in beginnings if beginning.strip() and len(beginning) < len(text.rstrip())]
     return max(shorter, default=None, key=lambda beginning: length_score(
@@ -39,7 +42,7 @@ def ended_early(text: str, before: str, target_words: int | None) -> str | None:
 
 
 def with_early_ends(nodes: Sequence[SearchNode], before: str, target_words: int | None) -> list[SearchNode]:
-    """The candidates of a layer, and each that was not set aside once more, ended early (`0.2s` is made from `0.2`).
+    """The candidates of a layer, and each that is too long once more, ended early (`0.2s` is made from `0.2`).
 
     Args:
         nodes: Siblings.

@@ -57,7 +57,8 @@ def test_points_that_are_no_texts_are_named_with_their_prompt(cover):
 def test_a_prompt_without_points_gives_their_weight_to_the_others():
     scorer = create_scorer(RewardConfig(judge=0, repetition=1, coverage=3), None)
     with_points = Prompt(id="p", prompt="Write.", meta={"cover": ["fish"]})
-    drafts = [Draft(with_points, "", "rain", True, None), Draft(Prompt(id="q", prompt="Write."), "", "rain", True, None)]
+    without = Prompt(id="q", prompt="Write.")
+    drafts = [Draft(prompt, "", "rain", True, None) for prompt in (with_points, without)]
     missed, free = asyncio.run(scorer.score(drafts))
     assert missed.overall == pytest.approx(1 / 4) and free.overall == 1
     alone = create_scorer(RewardConfig(judge=0, length=1, coverage=1), None)
