@@ -21,7 +21,7 @@ def facts(run: RunData) -> tuple[tuple[str, str], ...]:
         ("Answers from", scored.file if scored is not None else None),
         ("Model", run.setting("policy", "model") if scored is None else None),
         ("Judge", _judge(run)),
-        ("Pairs by" if pairs else "Rows by", _method(run)),
+        ("Pairs by" if pairs else "Rows by", _method(run) if run.kind is not RunKind.MEASURED else None),
         ("Reward", _reward(run) if pairs else None),
         ("Trainer", _trainer(run) if run.kind.trains else None),
         ("Seed", manifest.seed if manifest.seed is not None else run.setting("seed")),

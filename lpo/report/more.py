@@ -53,34 +53,41 @@ class Part:
 
     Args:
         number: From 1.
+        room: Bytes that are left.
         held: Kind of thing -> its entries, in the order of their files.
         first: Kind -> number of the first of them among all, from 1.
-        room: Bytes that are left.
     """
 
     number: int
+    room: int
     held: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
     first: dict[str, int] = field(default_factory=dict[str, int])
-    room: int = PART_BYTES
 
     @property
     def name(self) -> str:
         """Of its file."""
-        return "report_more.html" if self.number == 1 else f"report_more_{self.number}.html"
+        return name_of(self.number)
 
 
-def write_more(run: RunData, shown: Contents) -> More:
+def name_of(number: int) -> str:
+    """The file of a page by its number, from 1."""
+    return "report_more.html" if number == 1 else f"report_more_{number}.html"
+
+
+def write_more(run: RunData, shown: Contents, part_bytes: int = PART_BYTES) -> More:
     """Write the pages that hold everything of which the report leaves something out.
 
     Args:
         run: The run.
         shown: What the report holds.
+        part_bytes: What one page takes, about.
     """
     names = [name for name in NAMES if name in shown.left_out]
     totals = {name: _total(run, shown, name) for name in names}
     links: dict[str, str] = {}
     files: list[str] = []
-    for part, is_last in _with_last(_parts((name, entry) for name in names for entry in _entries(run, name))):
+    entries = ((name, entry) for name in names for entry in _entries(run, name))
+    for part, is_last in _with_last(_parts(entries, part_bytes)):
         for name in part.held:
             links.setdefault(name, f"{part.name}#{name}")
         files.append(part.name)
@@ -101,14 +108,14 @@ def remove_more(folder: Path, *, keep: Iterable[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _parts(entries: Iterable[tuple[str, Any]]) -> Iterator[Part]:
+def _parts(entries: Iterable[tuple[str, Any]], room: int) -> Iterator[Part]:
     """Entries shared out to pages in their order; each page has at least one."""
-    part, counted = Part(1), dict[str, int]()
+    part, counted = Part(1, room), dict[str, int]()
     for name, entry in entries:
         size = _size(entry)
         if size > part.room and part.held:
             yield part
-            part = Part(part.number + 1)
+            part = Part(part.number + 1, room)
         counted[name] = counted.get(name, 0) + 1
         part.first.setdefault(name, counted[name])
         part.held.setdefault(name, []).append(entry)
@@ -181,8 +188,8 @@ def _page(run: RunData, shown: Contents, part: Part, totals: Mapping[str, int], 
     plans = replace(shown.plans, entries=tuple(held["plans"])) if (
         shown.plans is not None and "plans" in held) else None
     return document(
-        "more.html.jinja", run=run, part=part, before=replace(part, number=part.number - 1).name if part.number > 1
-        else None, after=None if is_last else replace(part, number=part.number + 1).name,
+        "more.html.jinja", run=run, part=part, before=name_of(part.number - 1) if part.number > 1 else None,
+        after=None if is_last else name_of(part.number + 1),
         held=tuple((name, TITLES[name], _counted(part, name, totals[name])) for name in held),
         pairs=pairs, trees=trees, corrections=corrections, answers=answers, plans=plans,
         texts=_texts(run, held.get("texts", [])), data=browser_data(pairs, trees, corrections),

@@ -27,7 +27,7 @@ from lpo.storage import write_atomic
 
 PAGE_BYTES = 2_900_000
 """What the page may take."""
-SHARES = (1.0, 0.6, 0.3, 0.1, 0.0)
+SHARES = (1.0, 0.6, 0.3, 0.1)
 """Of the room for pairs, trees and texts, tried in turn: a run with many suites needs some of it for its scores."""
 
 

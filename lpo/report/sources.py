@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lpo.report.data import RunData
+from lpo.report.kinds import RunKind
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,15 @@ LONGWRITER = "LongWriter: Unleashing 10,000+ Word Generation from Long Context L
 
 def sources(run: RunData) -> tuple[Source, ...]:
     """Papers behind what this run did."""
-    method = run.setting("build", "method")
+    built = run.kind is not RunKind.MEASURED
+    method = run.setting("build", "method") if built else None
     planned = method == "agent_write"
     by_length = planned or run.scores is not None or bool(run.setting("build", "reward", "length"))
     longwriter = Source("how the answers are written, and the length score" if planned else
                         "the length score and the counting of words", LONGWRITER, "arXiv 2408.07055")
     used = (
         (LONGDPO, method in ("longdpo", "longdpo_released")), (ITERDPO, method == "iterdpo"),
-        (LONGREWARD, not planned and bool(run.setting("build", "reward", "longreward"))),
+        (LONGREWARD, built and not planned and bool(run.setting("build", "reward", "longreward"))),
         (SELF_LENGTHEN, method in ("best_of_n", "iterdpo") and bool(run.setting("build", "answers", "extension"))),
         (DPO, bool(run.events)), (longwriter, by_length), (MINIMUM_TUNING, planned),
     )

@@ -179,12 +179,16 @@ def rerun_command(run: RunData, *extra: str) -> str:
     if run.scored is not None:
         return shlex.join(["lpo", "score", run.scored.file, "--config", config, *(extra or ("--to", run.name))])
     if run.kind is RunKind.MEASURED:
-        return shlex.join(["lpo", "eval", config, *extra])
+        return shlex.join(["lpo", "eval", str(run.folder), *extra])
     return shlex.join(["lpo", "run" if run.kind.trains else "build", config, *extra])
 
 
-def again_command(run: RunData) -> str:
-    """The command that does all of it once more, beside it."""
+def again_command(run: RunData) -> str | None:
+    """The command that does all of it once more, beside it; a model that was measured has none, as its directory is
+    that of the model.
+    """
+    if run.kind is RunKind.MEASURED:
+        return None
     name = f"{run.name}-again"
     return rerun_command(run, "--to", name) if run.scored is not None else rerun_command(run, f"name={name}")
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -90,12 +91,18 @@ async def _measured(suite: Suite, answers: Sequence[Answer], rng: random.Random,
     return rows if lift is None else judged(rows, rng, lift)
 
 
+def _finished(work: Coroutine[Any, Any, list[Measured]]) -> list[Measured]:
+    """What a coroutine gives, also where a browser's driver holds this thread's event loop."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
 def suite_scores(folder: Path, suite: Suite, models: Sequence[ModelName], *, grades: bool = False,
                  curves: bool = False) -> dict[str, Any]:
     """Write the answers of a suite where an evaluation does, and give its entry of scores.json."""
     rng = random.Random(SEED)
-    rows = {model: asyncio.run(_measured(suite, answers_of(model, suite.prompts, rng), rng,
-                                         (0.0 if model == "base" else 0.9) if grades else None)) for model in models}
+    rows = {model: _finished(_measured(suite, answers_of(model, suite.prompts, rng), rng,
+                                       (0.0 if model == "base" else 0.9) if grades else None)) for model in models}
     for model, measured in rows.items():
         held_out = suite.name.value == "held_out"
         place = folder / "eval" if held_out else folder / "eval" / suite.name.value

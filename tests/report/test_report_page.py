@@ -338,8 +338,10 @@ def test_a_large_run_stays_under_three_megabytes_and_says_what_it_leaves_out(tmp
     assert numbers == sorted(numbers) and 5 < len(numbers) < 120
     assert max(numbers) > 100 and min(numbers) < 20, "the sample is spread over the run"
     assert f"{len(shown)} of 120 pairs" in page.text and f"{120 - len(shown)} are left out" in page.text
-    answers_shown = int(re.search(r"(\d+) prompts, spread evenly, are shown; (\d+) more", page.text).group(1))  # type: ignore[union-attr]
-    assert 0 < answers_shown < 60 and f"{answers_shown} prompts, spread evenly, are shown; {60 - answers_shown} more" in page.text
+    found = re.search(r"(\d+) prompts, spread evenly, are shown; (\d+) more", page.text)
+    assert found is not None
+    shown_answers, left_out = map(int, found.groups())
+    assert 0 < shown_answers < 60 and left_out == 60 - shown_answers
 
 
 def luminance(colour: str) -> float:

@@ -147,6 +147,10 @@ def test_one_model_alone_makes_a_page_without_training_and_pairs(tmp_path):
     page = page_of(folder)
     assert [text for _, text in page.of("h2")] == ["The run", "Scores", "Texts", "Files"]
     assert "Report of a model that was measured" in page.text
+    assert f"lpo eval {folder}" in page.text and "-again" not in page.text and "Pairs by" not in page.text
+    files = [text for attributes, text in page.of("a") if (attributes.get("href") or "").startswith("eval")]
+    assert files == ["eval/answers.model.jsonl", "eval/longbench_write", "eval/longwrite_ruler"]
+    assert "trees.jsonl" not in page.text and "arXiv 2502.02095" not in page.text
     headers = [" ".join(text.split()) for attributes, text in page.of("th") if attributes.get("role") == "columnheader"]
     assert headers == ["Measure", "Model", "n", "Unscored"] * 3
     for absent in ("training", "pairs have been built", "base model and the trained", "not measured"):
