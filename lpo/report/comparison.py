@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lpo.report.comparison_charts import run_key
 from lpo.report.comparison_data import ComparedRun, Comparison, read_compared, read_comparison
-from lpo.report.comparison_runs import comparison_caveats, differing_settings, headline, stage_blocks
+from lpo.report.comparison_runs import comparison_caveats, cost_columns, differing_settings, headline, stage_blocks
 from lpo.report.comparison_scores import suite_views
 from lpo.report.comparison_texts import TEXT_BYTES, length_figures, read_answers, suite_texts
 from lpo.report.comparison_training import training_view
@@ -66,6 +66,7 @@ def render_comparison(runs: Sequence[ComparedRun], comparison: Comparison) -> st
     settings = differing_settings(runs)
     lengths = length_figures(answers, comparison)
     template = environment.get_template("comparison.html.jinja")
+    stages = stage_blocks(runs)
     together = sum(len(run.name) for run in runs)
     shown = {
         "title": f"{len(runs)} runs" if together > TITLE_CHARACTERS else "", "runs": runs,
@@ -73,7 +74,8 @@ def render_comparison(runs: Sequence[ComparedRun], comparison: Comparison) -> st
         "caveats": comparison_caveats(comparison, runs, settings), "settings": settings,
         "suites": suite_views(comparison, runs), "lengths": lengths,
         "more_lengths": [figure for name, figure in lengths.items() if name not in comparison.suites],
-        "wins": win_matrices(comparison, runs), "training": training_view(runs), "stages": stage_blocks(runs),
+        "wins": win_matrices(comparison, runs), "training": training_view(runs), "stages": stages,
+        "columns": cost_columns(stages),
         "today": datetime.now().strftime("%Y-%m-%d %H:%M"), "css": css, "policy": content_policy(css, ""),
     }
     room = min(TEXT_BYTES, PAGE_BYTES - len(template.render(shown, texts=()).encode()))

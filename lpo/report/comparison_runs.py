@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lpo.records import Usage
 from lpo.report.comparison_data import ComparedRun, Comparison, Difference, SuiteComparison
 from lpo.report.comparison_scores import verdict_of
-from lpo.report.data import Stage
 from lpo.report.honesty import Caveat, Weight
 from lpo.report.scores import Direction, Measure, Verdict, bracket, measure_of, signed
+from lpo.report.stages import StageCost, stage_costs
 from lpo.report.stored import Interval
-from lpo.report.story import duration, plural
+from lpo.report.story import plural
 
 PLACES = ("name", "runs_dir")
 """Settings that say where a run is kept, not what it does."""
@@ -40,11 +39,9 @@ class StageRow:
 
     run: ComparedRun
     status: str
-    time: str
-    calls: str
-    tokens: str
-    memory: str
-    cost: str
+    """Empty where it is complete."""
+    values: Mapping[str, str]
+    """What -> how much."""
 
 
 @dataclass(frozen=True)
@@ -218,34 +215,18 @@ def _named(runs: Sequence[ComparedRun]) -> str:
 
 def stage_blocks(runs: Sequence[ComparedRun]) -> tuple[StageBlock, ...]:
     """Time and cost of every stage, run by run, and of all stages together."""
-    names = list(dict.fromkeys(name for run in runs for name in run.manifest.stages))
-    blocks = [StageBlock(name, tuple(_stage(run, run.manifest.stages.get(name)) for run in runs)) for name in names]
-    if len(names) > 1:
-        blocks.append(StageBlock("all stages", tuple(_stage(run, _total(run)) for run in runs)))
-    return tuple(blocks)
+    costs = {run: {cost.name: cost for cost in stage_costs(run.manifest)} for run in runs}
+    names = dict.fromkeys(name for run in sorted(runs, key=lambda run: -len(costs[run])) for name in costs[run])
+    return tuple(StageBlock(name, tuple(_stage_row(run, costs[run].get(name)) for run in runs)) for name in names)
 
 
-def _total(run: ComparedRun) -> Stage | None:
-    stages = list(run.manifest.stages.values())
-    if not stages:
-        return None
-    seconds = [stage.seconds for stage in stages if stage.seconds is not None]
-    memory = [stage.peak_memory_mb for stage in stages if stage.peak_memory_mb is not None]
-    used = [stage.usage for stage in stages if stage.usage is not None]
-    complete = all(stage.status == "complete" for stage in stages)
-    return Stage(status="complete" if complete else "not complete", seconds=sum(seconds) if seconds else None,
-                 peak_memory_mb=max(memory, default=None), usage=sum(used, Usage()) if used else None)
+def cost_columns(blocks: Sequence[StageBlock]) -> tuple[str, ...]:
+    """What is known of any stage."""
+    rows = sorted((row for block in blocks for row in block.rows), key=lambda row: -len(row.values))
+    return tuple(dict.fromkeys(name for row in rows for name in row.values))
 
 
-def _stage(run: ComparedRun, stage: Stage | None) -> StageRow:
-    if stage is None:
-        return StageRow(run, "not run", "", "", "", "", "")
-    usage = stage.usage
-    return StageRow(
-        run, stage.status, "" if stage.seconds is None else duration(stage.seconds),
-        "" if usage is None else f"{usage.calls:,}" + (f" + {usage.cached:,} from the journal" if usage.cached else ""),
-        "" if usage is None else f"{usage.tokens_in:,} read, {usage.tokens_out:,} written",
-        "" if stage.peak_memory_mb is None else f"{stage.peak_memory_mb / 1024:.1f} GB",
-        "no prices given" if usage is not None and usage.cost is None else
-        "" if usage is None else f"{usage.cost:,.2f}",
-    )
+def _stage_row(run: ComparedRun, cost: StageCost | None) -> StageRow:
+    if cost is None:
+        return StageRow(run, "not run" if run.manifest.stages else "not recorded", {})
+    return StageRow(run, "" if cost.status == "complete" else cost.status, dict(cost.values))

@@ -40,15 +40,18 @@ def write_answers(folder: Path, model: str, skill: float, *, prompts: int = 24, 
 def _measured(model: str, place: int, skill: float, rng: random.Random) -> Measured:
     target = TARGETS[place % len(TARGETS)]
     words = max(30, round(target * (skill + rng.uniform(-0.12, 0.12))))
-    text = ""
-    while count_words(text) < words:
-        text += rng.choice(SENTENCES) + rng.choice((" ", " ", "\n\n"))
+    parts: list[str] = []
+    written = 0
+    while written < words:
+        parts += [rng.choice(SENTENCES), rng.choice((" ", " ", "\n\n"))]
+        written += count_words(parts[-2])
+    text = f"{ATTACKS[place % 7]} {''.join(parts)}"
     refused = place == 5
     answer = Answer(
         model=model, prompt_id=f"p{place}",  # type: ignore[arg-type]
         request=f"Task {place}: write about tides, {target} words. {ATTACKS[place % 7]}",
         kind=("story", "report")[place % 2], target_words=target,
-        text="" if refused else f"{ATTACKS[place % 7]} {text}",
+        text="" if refused else text,
         words=0 if refused else count_words(text), finish=Finish.REFUSED if refused else Finish.STOP,
         note="too long" if refused else None,
         scores=AnswerScores() if refused else AnswerScores(
