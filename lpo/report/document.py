@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -13,7 +14,7 @@ STYLES = ("report.css", "trees.css", "corrections.css", "answers.css", "suites.c
 SCRIPTS = ("elements.js", "texts.js", "report.js", "node_panel.js", "trees.js", "corrections.js")
 
 
-def document(template: str, **values: Any) -> str:
+def document(template: str, *, styles: Sequence[str] = STYLES, scripts: Sequence[str] = SCRIPTS, **values: Any) -> str:
     """A page as HTML.
 
     All texts pass through Jinja's escaping or, as JSON, through `tojson`, which also escapes `<`, `>`, `&` and `'`; the
@@ -21,13 +22,15 @@ def document(template: str, **values: Any) -> str:
 
     Args:
         template: Name of the page's template.
+        styles: Its style sheets, in their order.
+        scripts: Its scripts, likewise.
         **values: What it shows.
     """
     environment = Environment(loader=PackageLoader("lpo.report", ""), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
-    css = "".join(map(_part, STYLES))
-    script = "".join(map(_part, SCRIPTS))
+    css = "".join(map(_part, styles))
+    script = "".join(map(_part, scripts))
     return environment.get_template(template).render(
         css=css, script=script, policy=content_policy(css, script), **values)
 
