@@ -53,6 +53,8 @@ def judge_is_asked(run: RunData) -> bool:
             return run.setting("build", "plan", "by") == "judge"
         case RunKind.SCORED:
             return any(run.setting("build", "reward", name) for name in ("judge", "longreward"))
+        case RunKind.MEASURED:
+            return run.setting("eval", "judge") is not False
         case _:  # the evaluation asks it too
             return True
 

@@ -89,7 +89,8 @@ def _on_scores(run: RunData) -> list[Caveat]:
         found.append(Caveat(Weight.WARNING, (
             f"n = {suite.n_prompts}: so few {named} say little about others. Take this as a smoke test, not as a "
             "result.")))
-    found += _on_rewards(run)
+    if run.kind.trains:
+        found += _on_rewards(run)
     unscored = [f"{in_sentence(metric.name)} {suite.of(model, metric.key).unscored} ({model})"
                 + ("" if suite.suite == HELD_OUT else f" on {suite.title}")
                 for suite in suites_of(scores) for model in suite.names for metric in suite.metrics[:MAIN]
@@ -97,13 +98,14 @@ def _on_scores(run: RunData) -> list[Caveat]:
     if unscored:
         found.append(Caveat(Weight.NOTE, (
             f"Answers without a score are left out, not counted as zero: {', '.join(unscored)}.")))
+    which = "measured prompt" if scores.suites else "held-out prompt"
     if scores.overlap is not None and scores.overlap.found:
         found.append(Caveat(Weight.WARNING, (
-            f"{scores.overlap.found} of {scores.overlap.checked} held-out prompts also stand in the build set: the "
+            f"{scores.overlap.found} of {plural(scores.overlap.checked, which)} also stand in the build set: the "
             "scores are partly on what was trained on.")))
     elif scores.overlap is not None and scores.overlap.checked:
         found.append(Caveat(Weight.GOOD, (
-            f"None of the {plural(scores.overlap.checked, 'held-out prompt')} stands in the build set.")))
+            f"None of the {plural(scores.overlap.checked, which)} stands in the build set.")))
     return found
 
 

@@ -107,19 +107,27 @@ class PairwiseData(Stored):
     notes: tuple[str, ...] = ()
 
 
-class GuardTask(Stored):
-    """A measure of one of lm-eval's tasks."""
+class GuardMeasure(Stored):
+    """A measure of one of lm-eval's tasks on both models, or on the only one (as `base`)."""
 
     base: float | None = None
     trained: float | None = None
     difference: Interval | None = None
+    """Without an interval where the measure is no mean over documents."""
+    base_stderr: float | None = None
+    trained_stderr: float | None = None
+    n: int = 0
+    """Documents."""
+    higher_is_better: bool | None = None
 
 
 class GuardData(Stored):
     """`guard` in `scores.json`: general abilities."""
 
-    tasks: dict[str, dict[str, GuardTask]] = Field(default_factory=dict)
-    versions: dict[str, Any] = Field(default_factory=dict)
+    tasks: dict[str, dict[str, GuardMeasure]] = Field(default_factory=dict)
+    subtasks: dict[str, dict[str, GuardMeasure]] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    shots: dict[str, int] = Field(default_factory=dict)
     limit: int | None = None
     notes: tuple[str, ...] = ()
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from lpo.report.charts import Bounds, IntervalRow, difference_mark, interval_chart
+from lpo.report.charts import IntervalRow, difference_mark, interval_chart
 from lpo.report.data import Interval
 from lpo.report.scores import Cell, Direction, Figure, Verdict, percent, unit, whole
 from lpo.report.suites_charts import share_bar
-from lpo.report.suites_data import GuardData, GuardTask, PairwiseData
+from lpo.report.suites_data import GuardData, GuardMeasure, PairwiseData
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,13 @@ class GuardRow:
 
     task: str
     measure: str
-    base: str
-    trained: str
-    difference: Cell
+    cells: tuple[tuple[str, Cell], ...]
+    """`(model, value with its standard error)`."""
+    difference: Cell | None
     mark: Markup
-    verdict: Verdict
+    css: str
+    verdict: str
+    n: str
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class GuardView:
     """What is shown of general abilities."""
 
     rows: tuple[GuardRow, ...]
-    paired: bool
+    subtasks: tuple[GuardRow, ...]
+    models: tuple[str, ...]
     versions: str
     limit: int | None
     notes: tuple[str, ...]
@@ -126,35 +129,43 @@ def _per_cent(value: float) -> str:
 
 def guard_view(data: GuardData) -> GuardView:
     """lm-eval's tasks, each measure a line."""
-    paired = any(task.difference is not None for measures in data.tasks.values() for task in measures.values())
-    rows = tuple(_guard_row(task, name, value, f"guard-{place}-{index}")
-                 for place, (task, measures) in enumerate(data.tasks.items())
-                 for index, (name, value) in enumerate(measures.items()))
+    paired = any(measure.difference is not None for measures in data.tasks.values() for measure in measures.values())
+    models = ("Base", "Trained") if paired else ("Model",)
     versions = ", ".join(f"{name} {version}" for name, version in data.versions.items() if version)
-    return GuardView(rows, paired, versions, data.limit, data.notes)
+    return GuardView(_guard_rows(data, data.tasks, models, "guard"), _guard_rows(data, data.subtasks, models, "part"),
+                     models, versions, data.limit, data.notes)
 
 
-def _guard_row(task: str, name: str, value: GuardTask, key: str) -> GuardRow:
-    write: Callable[[float], str] = percent if all(0 <= known <= 1 for known in (value.base, value.trained)
-                                                   if known is not None) else unit
-    difference = value.difference or Interval()
-    measure = name.partition(",")[0]  # what follows is lm-eval's filter of the replies
-    verdict = (Direction.DOWN if measure in _LOWER else Direction.UP).verdict(difference)
+def _guard_rows(data: GuardData, tasks: Mapping[str, Mapping[str, GuardMeasure]], models: tuple[str, ...],
+                key: str) -> tuple[GuardRow, ...]:
+    return tuple(_guard_row(task, data.shots.get(task), name, measure, models, f"{key}-{place}-{index}")
+                 for place, (task, measures) in enumerate(tasks.items())
+                 for index, (name, measure) in enumerate(measures.items()))
+
+
+def _guard_row(task: str, shots: int | None, name: str, measure: GuardMeasure, models: tuple[str, ...],
+               key: str) -> GuardRow:
+    values = (measure.base, measure.trained)
+    write: Callable[[float], str] = percent if all(0 <= value <= 1 for value in values if value is not None) else unit
+    cells = tuple((model, Cell("–" if value is None else write(value), f"± {write(error)}" if error else ""))
+                  for model, value, error in zip(models, values, (measure.base_stderr, measure.trained_stderr),
+                                                 strict=False))
+    named = [name.partition(",")[0].replace("_", " "), f"{shots}-shot" if shots is not None else ""]
+    found = measure.difference
+    if found is None:
+        return GuardRow(task, ", ".join(filter(None, named)), cells, None, Markup(""), "", "", f"{measure.n:,}")
+    direction = {True: Direction.UP, False: Direction.DOWN, None: Direction.NEITHER}[measure.higher_is_better]
+    verdict = direction.verdict(found)
     mark = Markup("")
-    if difference.bounds is not None:
-        bounds: Bounds = difference.bounds
-        mark = difference_mark(key, f"{task}, {name}: {write(bounds[1])}, interval from {write(bounds[0])} to "
-                               f"{write(bounds[2])}", bounds, verdict.name.lower())
-    mean = "–" if difference.mean is None else ("+" if difference.mean > 0 else "") + write(difference.mean)
-    ends = "" if difference.bounds is None else f"[{write(difference.bounds[0])}, {write(difference.bounds[2])}]"
-    return GuardRow(task, measure.replace("_", " "), _known(value.base, write),
-                    _known(value.trained, write), Cell(mean, ends), mark,
-                    verdict)
+    if found.bounds is not None:
+        mark = difference_mark(key, f"{task}, {named[0]}: {write(found.bounds[1])}, interval from "
+                               f"{write(found.bounds[0])} to {write(found.bounds[2])}", found.bounds,
+                               verdict.name.lower())
+    ends = "" if found.bounds is None else f"[{_signed(found.bounds[0], write)}, {_signed(found.bounds[2], write)}]"
+    return GuardRow(task, ", ".join(filter(None, named)), cells,
+                    Cell("–" if found.mean is None else _signed(found.mean, write), ends), mark, verdict.name.lower(),
+                    "no interval" if verdict is Verdict.NO_INTERVAL else verdict.value, f"{measure.n:,}")
 
 
-_LOWER = frozenset({"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"})
-"""lm-eval's measures that are better when they are lower."""
-
-
-def _known(value: float | None, write: Callable[[float], str]) -> str:
-    return "–" if value is None else write(value)
+def _signed(value: float, write: Callable[[float], str]) -> str:
+    return ("+" if value > 0 else "") + write(value)

@@ -12,6 +12,7 @@ from sample_run import ATTACKS, HARBOUR, HARBOUR_BETTER, SOIL_WORSE, make_run, m
 from lpo.config import RunConfig, to_yaml
 from lpo.eval_config import LongWriteRulerConfig
 from lpo.evaluation.answers import Answer, ModelName, score_text
+from lpo.evaluation.guard import GuardMeasure, GuardScores
 from lpo.evaluation.measured import Measured
 from lpo.evaluation.pairwise import Outcome, Preference, summarise_pairwise
 from lpo.evaluation.quality import Quality
@@ -19,7 +20,7 @@ from lpo.evaluation.suite import Curve, Point, Suite, summarise_suite
 from lpo.evaluation.suites.held_out import HeldOutSuite
 from lpo.evaluation.suites.longbench_write import LongBenchWriteSuite
 from lpo.evaluation.suites.longwrite_ruler import longwrite_ruler
-from lpo.intervals import bootstrap_mean
+from lpo.intervals import Interval, bootstrap_mean
 from lpo.llm.base import Finish
 from lpo.records import Prompt
 
@@ -126,17 +127,19 @@ def pairwise_scores(wins: int, ties: int, losses: int, unscored: int = 0) -> dic
                               resamples=RESAMPLES).to_json()
 
 
-GUARD: dict[str, Any] = {
-    "tasks": {
-        "arc_easy": {"acc,none": {"base": 0.571, "trained": 0.566, "difference": {
-            "mean": -0.005, "low": -0.021, "high": 0.011, "n": 500, "unscored": 0}}},
-        "gsm8k": {"exact_match,strict-match": {"base": 0.042, "trained": 0.02, "difference": {
-            "mean": -0.022, "low": -0.038, "high": -0.006, "n": 500, "unscored": 0}}},
-        "wikitext": {"word_perplexity,none": {"base": 21.4, "trained": 22.9, "difference": {
-            "mean": 1.5, "low": None, "high": None, "n": 4, "unscored": 0}}},
-    },
-    "versions": {"lm_eval": "0.4.9"}, "limit": 500, "notes": ["the first 500 documents of each task"],
-}
+def _ability(base: float, trained: float, ends: tuple[float, float] | None, n: int, *, higher: bool = True
+             ) -> GuardMeasure:
+    low, high = ends or (None, None)
+    return GuardMeasure(base, trained, Interval(trained - base, low, high, n, 0), 0.01, 0.01, n, higher)
+
+
+GUARD = GuardScores(
+    tasks={"arc_easy": {"acc,none": _ability(0.571, 0.566, (-0.021, 0.011), 500)},
+           "gsm8k": {"exact_match,strict-match": _ability(0.042, 0.02, (-0.038, -0.006), 500)},
+           "wikitext": {"word_perplexity,none": _ability(21.4, 22.9, None, 62, higher=False)}},
+    subtasks={"mmlu_law": {"acc,none": _ability(0.25, 0.31, (0.01, 0.11), 100)}},
+    versions={"lm_eval": "0.4.9"}, task_versions={"gsm8k": "3"}, limit=500, shots={"gsm8k": 5},
+    notes=("the first 500 documents of each task",)).to_json()
 
 
 def suites_for(models: Sequence[ModelName], folder: Path) -> dict[str, Any]:

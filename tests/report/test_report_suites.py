@@ -121,16 +121,20 @@ def test_preferences_and_general_abilities_are_shown(page, run_dir):
     assert f"{pairwise['win_rate']['mean']:.1f} %" in page.text
     assert "11 won, 3 tied, 7 lost; no verdict on 2 (unparsable)." in page.text
     assert "which model the judge prefers is open" in page.text
-    for said in ("gsm8k", "exact match", "−2.2 %", "[−3.8 %, −0.6 %]", "word perplexity",
-                 "Only the first 500 documents"):
+    for said in ("gsm8k", "exact match, 5-shot", "4.2 %", "± 1 %", "−2.2 %", "[−3.8 %, −0.6 %]", "word perplexity",
+                 "Only the first 500 documents", "Tasks inside groups (1)"):
         assert said in page.text, said
+    section = score_section(read_run(run_dir))
+    assert section is not None and section.guard is not None
+    assert [(row.task, row.verdict) for row in (*section.guard.rows, *section.guard.subtasks)] == [
+        ("arc_easy", "covers zero"), ("gsm8k", "worse"), ("wikitext", "no interval"), ("mmlu_law", "better")]
 
 
 def test_what_the_page_says_before_its_numbers_covers_every_suite(run_dir):
     said = " ".join(caveat.text for caveat in caveats(read_run(run_dir)))
     assert "On 24 prompts of LongBench-Write the trained model is better" in said
     assert "n = 24: so few prompts of LongBench-Write" in said and "n = 8: so few held-out prompts" in said
-    assert "None of the 64 held-out prompts stands in the build set." in said
+    assert "None of the 64 measured prompts stands in the build set." in said
     assert summary(read_run(run_dir)).split("; ")[-1].startswith("S_l ")
 
 
@@ -156,8 +160,8 @@ def test_one_model_alone_makes_a_page_without_training_and_pairs(tmp_path):
     for absent in ("training", "pairs have been built", "base model and the trained", "not measured"):
         assert absent not in page.text.lower().replace("training reward", ""), absent
     assert re.search(r"S_l [\d.]+, 95 % interval \[[\d.]+, [\d.]+\]", summary(read_run(folder)))
-    assert not [caveat for caveat in caveats(read_run(folder)) if caveat.weight is Weight.GOOD
-                and "better" in caveat.text]
+    said = [caveat for caveat in caveats(read_run(folder)) if caveat.weight is not Weight.NOTE]
+    assert [caveat.text.split(":")[0] for caveat in said] == ["n = 8", "n = 24"]
 
 
 def interval(mean: float | None, low: float | None, high: float | None, n: int) -> Interval:
