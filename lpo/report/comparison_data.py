@@ -8,15 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
 from lpo.errors import DataError
 from lpo.report.data import Event, Manifest, Training, merge_events
-from lpo.report.reading import Row, record, rows
+from lpo.report.reading import record, rows, settings, whole
 from lpo.report.stored import Interval, Stored
 from lpo.report.suites_data import HELD_OUT, CurveData, MeasuredData, MetricData, read_measured
-from lpo.storage import clean_values, read_json
 
 LETTERS = "ABCDEFGH"
 """One for each run: what tells them apart where there is no room for a name, and no colour to be seen."""
@@ -156,8 +154,8 @@ def read_compared(folders: Sequence[Path], comparison: Comparison) -> tuple[Comp
     names = comparison.runs or _names(folders, manifests)
     return tuple(
         ComparedRun(
-            index=index, name=name, folder=folder, model=comparison.models.get(name), config=_config(folder),
-            manifest=manifest, training=_one(folder / "train.json", Training),
+            index=index, name=name, folder=folder, model=comparison.models.get(name),
+            config=settings(folder / "config.yaml"), manifest=manifest, training=whole(folder / "train.json", Training),
             events=merge_events(list(rows(folder / "metrics.jsonl"))))
         for index, (name, folder, manifest) in enumerate(zip(names, folders, manifests, strict=True)))
 
@@ -171,22 +169,4 @@ def _names(folders: Sequence[Path], manifests: Sequence[Manifest]) -> tuple[str,
 def _manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise DataError("no such run directory", where=str(folder), mend="give the folder of a run, e.g. runs/<name>")
-    return _one(folder / "manifest.json", Manifest) or Manifest()
-
-
-def _config(folder: Path) -> Mapping[str, Any]:
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return {}
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"not valid YAML: {' '.join(str(error).split())}", where=str(path)) from None
-    return values if isinstance(values, dict) else {}
-
-
-def _one(path: Path, kind: type[Row]) -> Row | None:
-    if not path.is_file() or not path.stat().st_size:
-        return None
-    values, _ = clean_values(read_json(path))
-    return record(values, kind, str(path))
+    return whole(folder / "manifest.json", Manifest) or Manifest()

@@ -21,7 +21,7 @@ VALUE_CHARACTERS = 160
 FEW_RUNS = 3
 """Runs that one sentence can hold."""
 NOT_SET = "–"
-_SECTION = "as below"
+SECTION = "set, see below"
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,6 @@ def differing_settings(runs: Sequence[ComparedRun]) -> tuple[Setting, ...]:
     return tuple(rows)
 
 
-class _Missing:
-    """Stands for a setting that is not there, which is not the same as one that is null."""
-
-    def __repr__(self) -> str:
-        return NOT_SET
-
-
-_MISSING = _Missing()
-
-
 def _used(run: ComparedRun) -> Mapping[str, Any]:
     stages = run.manifest.stages
     idle = {name for name, stage in (("build", "build"), ("critic", "build"), ("train", "train"))
@@ -91,18 +81,20 @@ def _paths(configs: Sequence[Mapping[str, Any]], above: str = "") -> Iterator[st
 
 
 def _at(config: Mapping[str, Any], path: str) -> Any:
-    """The value at a path; of a section, whose settings have lines of their own, that it is one."""
+    """The value at a path; None also where there is no such setting, as a setting of null and one that another
+    version does not know mean the same. Of a section, whose settings have lines of their own, that it is one.
+    """
     value: Any = config
     for key in path.split("."):
-        if not isinstance(value, Mapping) or key not in value:
-            return _MISSING
-        value = value[key]
-    return _SECTION if isinstance(value, Mapping) and value else value
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return SECTION if isinstance(value, Mapping) and value else value
 
 
 def _shown(value: Any) -> str:
     """A value as it is written in YAML, in one line."""
-    text = str(value) if isinstance(value, (str, _Missing)) else json.dumps(value, ensure_ascii=False, default=str)
+    if value is None:
+        return NOT_SET
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= VALUE_CHARACTERS else f"{text[:VALUE_CHARACTERS - 1]}…"
 
 

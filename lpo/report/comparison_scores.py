@@ -253,7 +253,7 @@ def _settings(suite: SuiteComparison, runs: Sequence[ComparedRun]) -> Iterator[t
 
 def _judge(judge: Any) -> str:
     if judge is None:
-        return "none"
+        return "none, or not recorded"
     if not isinstance(judge, Mapping):
         return str(judge)
     parts = [str(judge[key]) for key in ("name", "model") if judge.get(key)]

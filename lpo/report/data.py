@@ -11,18 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
 from lpo.errors import DataError
 from lpo.records import PreferencePair, RejectedRow, Usage
 from lpo.report.kinds import RunKind
 from lpo.report.pair_lengths import RESAMPLES, LengthGap, length_gap
-from lpo.report.reading import Row, record, records, rows
+from lpo.report.reading import Row, records, rows, settings, whole
 from lpo.report.stored import Answer, Interval, Stored
 from lpo.report.suites_data import HELD_OUT, GuardData, Measured, PairwiseData, SuiteData, read_measured
 from lpo.report.tree_file import TreeFile
-from lpo.storage import clean_values, read_json
 
 Metrics = Mapping[str, float]
 
@@ -255,18 +253,18 @@ def read_run(folder: Path) -> RunData:
     """
     if not folder.is_dir():
         raise DataError("no such run directory", where=str(folder), mend="give the folder of a run, e.g. runs/<name>")
-    manifest, scores = _one(folder / "manifest.json", Manifest), _one(folder / "scores.json", Scores)
+    manifest, scores = whole(folder / "manifest.json", Manifest), whole(folder / "scores.json", Scores)
     return RunData(
         folder=folder,
-        config=_config(folder / "config.yaml"),
+        config=settings(folder / "config.yaml"),
         manifest=manifest or Manifest(),
-        build=_one(folder / "build.json", Build),
+        build=whole(folder / "build.json", Build),
         pairs=records(folder / "pairs.jsonl", PreferencePair),
         sft=records(folder / "sft.jsonl", FineTuningRow),
-        scored=_one(folder / "score.json", ScoredAnswers),
+        scored=whole(folder / "score.json", ScoredAnswers),
         trees=TreeFile.read(folder / "trees.jsonl"),
         rejected=records(folder / "rejected_rows.jsonl", RejectedRow),
-        training=_one(folder / "train.json", Training),
+        training=whole(folder / "train.json", Training),
         events=merge_events(list(rows(folder / "metrics.jsonl"))),
         samples=_latest(records(folder / "samples.jsonl", Sample), lambda row: (row.step, row.prompt_id)),
         measured={suite: found for suite in (HELD_OUT, *(scores.suites if scores is not None else ()))
@@ -289,20 +287,3 @@ def merge_events(logged: list[dict[str, Any]]) -> tuple[Event, ...]:
 def _latest(written: tuple[Row, ...], key: Callable[[Row], tuple[object, ...]]) -> tuple[Row, ...]:
     """Rows without those that a resumed run wrote again."""
     return tuple({key(row): row for row in written}.values())
-
-
-def _config(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"not valid YAML: {' '.join(str(error).split())}", where=str(path)) from None
-    return values if isinstance(values, dict) else {}
-
-
-def _one(path: Path, kind: type[Row]) -> Row | None:
-    if not path.is_file() or not path.stat().st_size:
-        return None
-    values, _ = clean_values(read_json(path))
-    return record(values, kind, str(path))

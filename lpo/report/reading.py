@@ -1,4 +1,4 @@
-"""Reading JSON lines of a run directory, one at a time.
+"""Reading the files of a run directory: JSON lines one at a time, and small files whole.
 
 Nothing is changed: a run may be at work in the folder, so an unfinished last line is passed over, not repaired.
 """
@@ -6,14 +6,15 @@ Nothing is changed: a run may be at work in the folder, so an unfinished last li
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from lpo.errors import DataError
-from lpo.storage import clean_values
+from lpo.storage import clean_values, read_json
 
 Row = TypeVar("Row", bound=BaseModel)
 
@@ -89,3 +90,30 @@ def record(values: object, kind: type[Row], where: str) -> Row:
         field = ".".join(str(part) for part in first["loc"]) or "(all of it)"
         raise DataError(f"not a {kind.__name__} that this version reads: {field}: {first['msg']}", where=where,
                         mend="was it written by another version of lpo? run the stage again") from None
+
+
+def whole(path: Path, kind: type[Row]) -> Row | None:
+    """A JSON file as a record; None where there is none, or nothing in it.
+
+    Raises:
+        DataError: It is damaged, or is not such a record.
+    """
+    if not path.is_file() or not path.stat().st_size:
+        return None
+    values, _ = clean_values(read_json(path))
+    return record(values, kind, str(path))
+
+
+def settings(path: Path) -> Mapping[str, Any]:
+    """A configuration as plain values; empty where there is none.
+
+    Raises:
+        DataError: It is not YAML.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"not valid YAML: {' '.join(str(error).split())}", where=str(path)) from None
+    return values if isinstance(values, dict) else {}
