@@ -183,6 +183,9 @@ def interval_chart(key: str, title: str, description: str, rows: Sequence[Interv
         values.append(reference)
     low, high = span or (min(values, default=0.0), max(values, default=1.0))
     ticks = nice_ticks(low, high, count=3)
+    while len({write(tick) for tick in ticks}) < len(ticks):  # values nearer to each other than they are written
+        low, high = low - (ticks[-1] - ticks[0]), high + (ticks[-1] - ticks[0])
+        ticks = nice_ticks(low, high, count=3)
     axis = Axis(ticks[0], ticks[-1], label_width, WIDTH - RIGHT - 8)
     bottom = top + line_height * len(rows)
     parts = [grid_line(axis(tick), top, axis(tick), bottom) + text(axis(tick), bottom + 16, write(tick), "middle")

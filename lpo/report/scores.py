@@ -58,8 +58,8 @@ class Measure:
 
 
 def minus(text: str) -> str:
-    """A formatted number with a real minus sign."""
-    return text.replace("-", "−")
+    """A formatted number with a real minus sign; what rounds to nothing has none."""
+    return text.replace("-", "−" if any(digit in text for digit in "123456789") else "")
 
 
 def points(value: float) -> str:
@@ -78,8 +78,8 @@ def unit(value: float) -> str:
 
 
 def whole(value: float) -> str:
-    """A count."""
-    return minus(f"{value:,.0f}")
+    """A count, or a mean of counts: below 100 with a decimal where it has one."""
+    return minus(f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}".removesuffix(".0"))
 
 
 MEASURES = (
@@ -101,7 +101,7 @@ ACCURACY = Measure("preference_accuracy", "Held-out preference accuracy",
 def signed(measure: Measure, value: float) -> str:
     """A difference with its sign."""
     text = measure.write(value)
-    return text if value <= 0 else f"+{text}"
+    return f"+{text}" if value > 0 and any(digit in text for digit in "123456789") else text
 
 
 def level(measure: Measure, value: float) -> str:

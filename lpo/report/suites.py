@@ -246,7 +246,7 @@ def decided_groups(suite: SuiteData, measures: Sequence[Measure], groups: Sequen
         return []
     main, said = measures[0], list[str]()
     for group in groups[:GROUPS_PLOTTED]:
-        named = f"{group} ({suite.group_name})"
+        named = f"the group {group} ({suite.group_name})"
         if not suite.difference:
             scores = [suite.of_group(model, group, main.key) for model in suite.names]
             said += [f"In {named}, {_prompts(score.n)} {_are(score.n)} too few for an interval of {main.name}."

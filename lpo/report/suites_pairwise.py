@@ -112,7 +112,7 @@ def _on_length(data: PairwiseData) -> str:
     ends = "" if found.bounds is None else f" [{whole(found.bounds[0])}, {whole(found.bounds[2])}]"
     said = (f"The trained model's answers are {whole(abs(found.mean))} characters "
             f"{'longer' if found.mean >= 0 else 'shorter'} on average{ends}.")
-    if data.length_effect is None:
+    if not data.length_effect:
         return said
     return f"{said} This judge {'likes' if data.length_effect > 0 else 'does not like'} length."
 

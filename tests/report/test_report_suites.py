@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from sample_suites import make_measured_run, make_model_run
 from test_report_page import Page, page_of
 
+from lpo.report.charts import IntervalRow, interval_chart
 from lpo.report.data import Interval, read_run
 from lpo.report.honesty import Weight, caveats
-from lpo.report.scores import Verdict, measure_of, suites_of
+from lpo.report.scores import Verdict, measure_of, signed, suites_of, unit
 from lpo.report.story import summary
 from lpo.report.suites import decided_groups, groups_of, score_section
 from lpo.report.suites_charts import (
@@ -180,14 +181,14 @@ def suite_with(difference: Interval | None, n: int) -> SuiteData:
 
 
 @pytest.mark.parametrize(("difference", "n", "expected"), [
-    (interval(2.0, -1.0, 5.0, 12), 12, ["In [2k, 4k) (words asked), 12 prompts decide: the interval of the difference "
-                                        "in M covers zero, [−1, +5]."]),
+    (interval(2.0, -1.0, 5.0, 12), 12, ["In the group [2k, 4k) (words asked), 12 prompts decide: the interval of the "
+                                        "difference in M covers zero, [−1, +5]."]),
     (interval(2.0, 1.0, 5.0, 12), 12, []),
     (interval(-2.0, -5.0, -1.0, 12), 12, []),
-    (interval(2.0, None, None, 1), 1, ["In [2k, 4k) (words asked), 1 prompt is too few for an interval of the "
-                                       "difference in M: it decides nothing."]),
+    (interval(2.0, None, None, 1), 1, ["In the group [2k, 4k) (words asked), 1 prompt is too few for an interval of "
+                                       "the difference in M: it decides nothing."]),
     (None, 12, []),
-    (None, 3, ["In [2k, 4k) (words asked), 3 prompts are too few for an interval of M."]),
+    (None, 3, ["In the group [2k, 4k) (words asked), 3 prompts are too few for an interval of M."]),
 ])
 def test_what_a_group_does_not_decide_is_said_from_its_interval(difference, n, expected):
     suite = suite_with(difference, n)
@@ -218,6 +219,21 @@ def test_a_score_that_is_better_when_lower_is_read_so():
     measure = measure_of(MetricData(key="r", name="R", meaning="", better="down", unit="share"))
     assert measure.direction.verdict(interval(-0.1, -0.2, -0.05, 9)) is Verdict.BETTER
     assert measure.write(0.25) == "25\u202f%"
+
+
+def test_what_rounds_to_nothing_has_no_sign():
+    words = measure_of(MetricData(key="w", name="W", meaning="", unit="words"))
+    points = measure_of(MetricData(key="p", name="P", meaning=""))
+    for measure, value, text in ((words, -0.02, "0"), (words, 0.2, "+0.2"), (words, -1234.4, "−1,234"),
+                                 (points, 0.04, "0"), (points, -0.04, "0"), (points, -0.06, "−0.1")):
+        assert signed(measure, value) == text
+
+
+def test_the_ticks_of_values_close_to_each_other_can_be_told_apart():
+    rows = [IntervalRow("a", "base", 0.5131, None), IntervalRow("b", "trained", 0.51312, None)]
+    chart = str(interval_chart("k", "t", "d", rows, write=unit))
+    ticks = re.findall(r'class="tick"[^>]*>([\d.]+)<', chart)
+    assert len(ticks) >= 2 and len(set(ticks)) == len(ticks)
 
 
 # Charts
