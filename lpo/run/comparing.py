@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,8 @@ def compare_runs(runs: Sequence[str], *, pairwise: bool = False, to: Path | None
     from lpo.report import write_comparison
 
     reporter = reporter or Reporter()
-    found = [_compared(run) for run in _checked(runs)]
-    folder = found[0].folder.parent / ("compare-" + "-".join(run.name for run in found))[:120]
+    found = _named([_compared(run) for run in _checked(runs)])
+    folder = found[0].folder.parent / ("compare-" + "-".join(_file_name(run.name) for run in found))[:120]
     folder.mkdir(exist_ok=True)
     seed, resamples = _draws(found[0])
     result: dict[str, Any] = {"runs": [run.name for run in found], "models": {run.name: run.model for run in found},
@@ -113,6 +113,21 @@ def _checked(runs: Sequence[str]) -> Sequence[str]:
         raise ConfigError(f"{len(runs)} runs are too many for one page", where="command line",
                           mend=f"give at most {MOST}")
     return runs
+
+
+def _named(runs: list[Compared]) -> list[Compared]:
+    """The runs, those of one name told apart by the folders they stand in.
+
+    Raises:
+        ConfigError: A run stands there twice.
+    """
+    paths = [run.folder.resolve() for run in runs]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ConfigError("a run cannot be compared with itself", where=str(path), mend="name each run once")
+    names = [run.name for run in runs]
+    return [replace(run, name=f"{path.parent.name}/{run.name}") if names.count(run.name) > 1 else run
+            for run, path in zip(runs, paths, strict=True)]
 
 
 def _compared(run: str) -> Compared:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +215,8 @@ def _store(directory: RunDirectory, scores: dict[str, Any], results: Sequence[Su
             rate = result.pairwise.win_rate
             reporter.say(f"{result.scores.suite}: win-rate of trained over base {rate.mean:.1f} "
                          f"({_between(rate.low, rate.high)}n = {rate.n}, {rate.unscored} unscored)")
+    for line in told_of_guard(scores["guard"]) if scores["guard"] is not None else ():
+        reporter.say(line)
     return scores
 
 
@@ -233,6 +235,19 @@ def told(scores: SuiteScores) -> list[str]:
             level = levels[0][1]
             text += f" ({_between(level.low, level.high)}n = {level.n}, {level.unscored} unscored)"
         lines.append(f"{scores.suite}: {metric.name}: {text}")
+    return lines
+
+
+def told_of_guard(guard: Mapping[str, Any]) -> list[str]:
+    """What a person is told of lm-eval's tasks: a line for each measure."""
+    lines: list[str] = []
+    for task, measures in guard["tasks"].items():
+        for name, found in measures.items():
+            levels = [f"{level:.3f}" for level in (found["base"], found["trained"]) if level is not None]
+            change, text = found["difference"], " -> ".join(levels)
+            if change is not None and change["mean"] is not None:
+                text += f" (change {change['mean']:+.3f}, {_between(change['low'], change['high'])}n = {change['n']})"
+            lines.append(f"guard: {task}: {name}: {text}")
     return lines
 
 

@@ -170,10 +170,11 @@ def test_runs_are_compared_by_a_paired_test(folder, run):
     (["./tiny", "--suite", "longbench_write"], "needs the section eval.longbench_write"),
     (["./tiny", "--suite", "longbench_write=nowhere.jsonl"], "nowhere.jsonl"),
     (["--compare", "alone"], "needs two runs"),
+    (["--compare", "whole", "runs/whole"], "cannot be compared with itself"),
     (["./tiny", "--pairwise"], "belongs to a comparison"),
     (["./tiny", "eval.judge=false", "--suite", "golden_thread"], "nothing without a judge"),
 ])
-def test_what_cannot_be_is_said_in_a_line(folder, arguments, said):
+def test_what_cannot_be_is_said_in_a_line(folder, run, arguments, said):
     done = lpo("eval", *arguments, cwd=folder)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr and "->" in done.stderr and "Traceback" not in done.stderr
