@@ -114,4 +114,4 @@ def test_all_arms_run_go_on_where_they_were_and_are_reported(tmp_path, monkeypat
     assert json.loads((out / "report.json").read_text())["seeds"] == [0]
     with pytest.raises(SystemExit, match="other settings"):
         (out / "seed-0" / "sft" / "result.json").unlink()
-        efficacy.main([*command, "train.args.beta=0.3"])
+        efficacy.main([*command, "train.args.beta=0.7"])
