@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -17,8 +18,16 @@ from lpo.errors import BackendError, ConfigError
 from lpo.llm.demo import is_demo, resolve_model
 from lpo.reward_config import RewardModelConfig
 
-_SAMPLE_BYTES = 2**20
+_SAMPLE_BYTES = 2**15
+_WHOLE_BYTES = 2**21
 _MODEL_MEND = "check the name; offline, give the path of a local folder or download the model first"
+
+
+class _Hash(Protocol):
+    """What `hashlib` gives."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take more bytes."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +163,9 @@ def fingerprint_folder(folder: Path, *, whole: bool) -> str:
 
     Args:
         folder: The folder.
-        whole: Hash every byte. Otherwise only the size, the first and the last MiB of each file: a large model is not
-            read twice, and training moves every weight.
+        whole: Hash every byte. Otherwise of a large file of weights its header and three samples of every tensor: a
+            large model is not read twice, and whatever was trained, or merged into it, moves the tensors it touches
+            almost everywhere.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
@@ -164,14 +174,28 @@ def fingerprint_folder(folder: Path, *, whole: bool) -> str:
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}:".encode())
         with path.open("rb") as handle:
-            if whole or size <= 2 * _SAMPLE_BYTES:
-                while block := handle.read(_SAMPLE_BYTES):
+            if whole or path.suffix != ".safetensors" or size <= _WHOLE_BYTES:
+                while block := handle.read(_WHOLE_BYTES):
                     digest.update(block)
             else:
-                digest.update(handle.read(_SAMPLE_BYTES))
-                handle.seek(-_SAMPLE_BYTES, 2)
-                digest.update(handle.read())
+                for start, length in _samples(handle, digest):
+                    handle.seek(start)
+                    digest.update(handle.read(length))
     return digest.hexdigest()[:16]
+
+
+def _samples(handle: BinaryIO, digest: _Hash) -> Iterator[tuple[int, int]]:
+    """Where the samples of each tensor of a safetensors file stand, as `(start, length)`; its header is hashed."""
+    first = handle.read(8)
+    header = handle.read(int.from_bytes(first, "little"))
+    digest.update(first + header)
+    for name, tensor in json.loads(header).items():
+        if name == "__metadata__":
+            continue
+        begin, end = (8 + len(header) + offset for offset in tensor["data_offsets"])
+        for start in (begin, (begin + end - _SAMPLE_BYTES) // 2, end - _SAMPLE_BYTES):
+            start = max(begin, start)
+            yield start, min(_SAMPLE_BYTES, end - start)
 
 
 def _with_adapter(model: Any, adapter: Path, dtype: torch.dtype) -> Any:
