@@ -112,9 +112,9 @@ def _on_length(data: PairwiseData) -> str:
     ends = "" if found.bounds is None else f" [{whole(found.bounds[0])}, {whole(found.bounds[2])}]"
     said = (f"The trained model's answers are {whole(abs(found.mean))} characters "
             f"{'longer' if found.mean >= 0 else 'shorter'} on average{ends}.")
-    if not data.length_effect:
+    if not data.length_effect or data.win_rate.bounds is None:  # of so few verdicts nothing more is said
         return said
-    return f"{said} This judge {'likes' if data.length_effect > 0 else 'does not like'} length."
+    return f"{said} In these verdicts length speaks {'for' if data.length_effect > 0 else 'against'} a text."
 
 
 def _scaled(interval: Interval, factor: float) -> Interval:
