@@ -249,14 +249,7 @@ def _win_rates(folder: Path, judging: Compared, rows: Mapping[str, Sequence[Meas
     async def work(models: Models) -> dict[str, Any]:
         judge = judge_model(judge_config(config), models)
         rates: list[tuple[str, str, Interval, Interval | None]] = []
-        done = 0
-        with reporter.bar("pairwise", sum(len(rows[a]) for a, _ in pairs), "comparisons") as update:
-
-            def on_done() -> None:
-                nonlocal done
-                done += 1
-                update(done, "")
-
+        with reporter.counter("pairwise", sum(len(rows[a]) for a, _ in pairs), "comparisons") as on_done:
             for a, b in pairs:
                 tasks = {row.answer.prompt_id: row.answer for row in rows[a]}
                 theirs = [row.answer for row in rows[b] if row.answer.prompt_id in tasks]

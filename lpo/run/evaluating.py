@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ async def evaluate(config: RunConfig, prompts: PromptSet, directory: RunDirector
     subjects = _subjects(config, final_weights(directory))
     _, pairs = split_groups(load_pairs(directory), config.train.eval_fraction)
     suites = _suites(config, prompts)
-    with _Progress(reporter, config, suites, len(subjects), 2 * len(pairs)) as on_done:
+    with _progress(reporter, config, suites, len(subjects), 2 * len(pairs)) as on_done:
         bench = _bench(config, directory, models, subjects, on_done)
         results = [await measure_suite(bench, suite) for suite in suites]
         sides = [await _preferences(models, subject, pairs, on_done) for subject in subjects]
@@ -74,7 +75,7 @@ async def measure(config: RunConfig, prompts: PromptSet, directory: RunDirectory
     """
     subjects = (Subject("model", config.policy),)
     suites = _suites(config, prompts)
-    with _Progress(reporter, config, suites, 1, 0) as on_done:
+    with _progress(reporter, config, suites, 1, 0) as on_done:
         bench = _bench(config, directory, models, subjects, on_done)
         results = [await measure_suite(bench, suite) for suite in suites]
     note = _judge_note(config, alone=True)
@@ -89,25 +90,11 @@ def _suites(config: RunConfig, prompts: PromptSet) -> list[Suite]:
     return [create_suite(name, config.eval, prompts.held_out) for name in config.eval.suites]
 
 
-class _Progress:
+def _progress(reporter: Reporter, config: RunConfig, suites: Sequence[Suite], subjects: int, preferences: int
+              ) -> AbstractContextManager[Callable[[], None]]:
     """The stage's bar; gives the function that is called after each unit of work."""
-
-    def __init__(self, reporter: Reporter, config: RunConfig, suites: Sequence[Suite], subjects: int,
-                 preferences: int) -> None:
-        total = sum(units(suite, config.eval, subjects) for suite in suites) + preferences
-        self._bar = reporter.bar("eval", total, "answers, judgements and pairs")
-        self._done = 0
-
-    def __enter__(self) -> Callable[[], None]:
-        self._update = self._bar.__enter__()
-        return self._on_done
-
-    def __exit__(self, *error: Any) -> None:
-        self._bar.__exit__(*error)
-
-    def _on_done(self) -> None:
-        self._done += 1
-        self._update(self._done, "")
+    total = sum(units(suite, config.eval, subjects) for suite in suites) + preferences
+    return reporter.counter("eval", total, "answers, judgements and pairs")
 
 
 def _bench(config: RunConfig, directory: RunDirectory, models: Models, subjects: tuple[Subject, ...],

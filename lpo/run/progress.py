@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -64,6 +65,18 @@ class Reporter:
                 progress.update(task, completed=done, note=note, left=left)
 
             yield update
+
+
+    @contextmanager
+    def counter(self, label: str, total: int, unit: str) -> Iterator[Callable[[], None]]:
+        """As `bar`, for units that are done one by one.
+
+        Yields:
+            A function to call after each unit.
+        """
+        done = itertools.count(1)
+        with self.bar(label, total, unit) as update:
+            yield lambda: update(next(done))
 
 
 def rate(done: float, seconds: float) -> str:
