@@ -116,10 +116,9 @@ def bootstrap_ratios(values: Sequence[Ratios | None], *, seed: int, resamples: i
     Returns:
         The score as `mean`; None there where nothing was scored, or a sum below the line is 0.
     """
+    if _are_means(values):
+        return bootstrap_mean([_above(value) for value in values], seed=seed, resamples=resamples)
     scored = [value for value in values if value is not None]
-    if all(len(value) == 1 and value[0][1] == 1.0 for value in scored):
-        return bootstrap_mean([None if value is None else value[0][0] for value in values], seed=seed,
-                              resamples=resamples)
     return _ratio_interval(np.array(scored, dtype=float), _product, len(values) - len(scored), seed=seed,
                            resamples=resamples)
 
@@ -137,12 +136,12 @@ def paired_ratios(base: Mapping[str, Ratios | None], trained: Mapping[str, Ratio
     Raises:
         UnsoundError: The two sides are not about the same prompts.
     """
+    if _are_means([*base.values(), *trained.values()]):
+        means = ({name: _above(value) for name, value in side.items()} for side in (base, trained))
+        return paired_difference(*means, seed=seed, resamples=resamples)
     _same_prompts(base, trained)
     both = [(before, trained[name]) for name, before in base.items()]
     scored = [(before, after) for before, after in both if before is not None and after is not None]
-    if all(len(side) == 1 and side[0][1] == 1.0 for pair in scored for side in pair):
-        return bootstrap_mean([None if before is None or after is None else after[0][0] - before[0][0]
-                               for before, after in both], seed=seed, resamples=resamples)
     return _ratio_interval(np.array(scored, dtype=float), _difference, len(both) - len(scored), seed=seed,
                            resamples=resamples)
 
@@ -188,6 +187,16 @@ def paired_p_value(base: Mapping[str, Ratios | None], trained: Mapping[str, Rati
         found_R = _difference(sums_R2F2)
     extreme = int(np.sum(np.abs(found_R) >= abs(observed) * (1 - 1e-9) - 1e-12))
     return extreme / len(found_R) if exact else (extreme + 1) / (len(found_R) + 1)
+
+
+def _are_means(values: Sequence[Ratios | None]) -> bool:
+    """Has each scored value one factor with 1 below the line?"""
+    return all(len(value) == 1 and value[0][1] == 1.0 for value in values if value is not None)
+
+
+def _above(value: Ratios | None) -> float | None:
+    """What a value of a mean is."""
+    return None if value is None else value[0][0]
 
 
 def _product(sums_F2: np.ndarray) -> np.ndarray:

@@ -139,8 +139,8 @@ class Resampler:
 
 def _distinct(versions: Sequence[_Version], stands: str) -> list[_Version]:
     """Each text once, and none that is the segment itself and goes on as it does."""
-    known = {_Version(stands, ends=False)}
-    return [version for version in versions if not (version in known or known.add(version))]
+    as_it_stands = _Version(stands, ends=False)
+    return [version for version in dict.fromkeys(versions) if version != as_it_stands]
 
 
 def _taken(number: int, versions: Sequence[_Version], judged: Sequence[Judgement],
